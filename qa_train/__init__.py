@@ -1,0 +1,1 @@
+"""Fine-tunes one question-answering model once; knows nothing of sweeps."""
