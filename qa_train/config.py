@@ -1,0 +1,144 @@
+"""The configuration of one training run: every key, its default and its range."""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from qa_train.config_io import (
+    DATA_DIR_VARIABLE,
+    DEFAULT_DATA_DIR,
+    build_config,
+    describe_config,
+    find_data_file,
+    flatten,
+    get_dotted,
+    load_config,
+    to_yaml,
+    with_values,
+)
+from qa_train.config_schema import Config, CrossCheckError
+
+__all__ = [
+    "DATA_DIR_VARIABLE",
+    "DEFAULT_DATA_DIR",
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ScaleConfig",
+    "TrainConfig",
+    "build_config",
+    "describe_config",
+    "find_data_file",
+    "flatten",
+    "get_dotted",
+    "load_config",
+    "to_yaml",
+    "with_values",
+]
+
+_DATA: dict[str, Any] = {"lookup": "data", "expected": "the path of a file in SQuAD form"}
+_OPTIONAL_DATA: dict[str, Any] = {"lookup": "data", "expected": "the path of a file in SQuAD form | null"}
+_TEST_DATA: dict[str, Any] = {
+    "lookup": "data",
+    "expected": "a mapping from names (letters, digits, _ and -) to paths of files in SQuAD form",
+}
+_MODEL: dict[str, Any] = {"lookup": "model", "expected": "a name on the Hugging Face Hub | a local directory"}
+
+Path = Annotated[str, Field(min_length=1)]
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+AutoCount = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+
+
+class DataConfig(Config):
+    """Which questions train, select and test the model."""
+
+    train: Path = Field(description="trained on; its answers need offsets", json_schema_extra=_DATA)
+    dev: Path | None = Field(
+        default=None, description="selects models; null splits off train", json_schema_extra=_OPTIONAL_DATA
+    )
+    dev_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="share of train's questions split off, whole articles at a time"
+    )
+    test: dict[SetName, Path] = Field(default={}, description="reported, never selects", json_schema_extra=_TEST_DATA)
+
+    @model_validator(mode="after")
+    def _test_names_are_free(self) -> Self:
+        taken = {"dev", "train"} & self.test.keys()
+        if taken:
+            text = "this name is taken by the set itself, give the test set another one"
+            raise CrossCheckError({f"test.{name}": text for name in sorted(taken)})
+        return self
+
+
+class ModelConfig(Config):
+    """The pretrained model and how a long context is cut into windows."""
+
+    name: Path = Field(default="distilbert-base-uncased", description="the pretrained model", json_schema_extra=_MODEL)
+    max_seq_length: int = Field(default=384, ge=16, le=8192, description="tokens in a window, question included")
+    doc_stride: int = Field(default=128, ge=0, le=4096, description="tokens two windows share, at most half a window")
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> Self:
+        if 2 * self.doc_stride > self.max_seq_length:
+            half = f"expected at most half of max_seq_length {self.max_seq_length}"
+            raise CrossCheckError({"doc_stride": f"{half}, found {self.doc_stride}"})
+        return self
+
+
+class OptimConfig(Config):
+    """AdamW and its learning-rate schedule."""
+
+    learning_rate: float = Field(default=3e-5, gt=0, le=1, description="peak, reached when the warm-up ends")
+    schedule: Literal["linear", "constant"] = Field(default="linear", description="after the warm-up; linear ends at 0")
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1, description="share of all steps that warm up")
+    weight_decay: float = Field(default=0.01, ge=0, le=1, description="decoupled; none on biases and LayerNorm")
+    batch_size: int = Field(default=16, ge=1, le=65536, description="windows per step, over all workers")
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6, description="gradients are clipped to this L2 norm")
+
+
+class ScaleConfig(Config):
+    """How the work is spread; none of it changes the recipe."""
+
+    num_workers: int = Field(default=1, ge=1, le=1024, description="processes of one training run")
+    use_gpu: Literal["auto"] | bool = Field(default="auto", description="auto: if there is one")
+    launcher: Literal["auto", "local", "ray_train"] = Field(
+        default="auto", description="what starts the worker processes"
+    )
+    cpus_per_worker: AutoCount = Field(default="auto", description="cores held by each worker")
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, le=65536, description="pieces the batch is cut into, to save memory"
+    )
+
+
+class TrainConfig(Config):
+    """What `python -m qa_train train` trains: the data, the model and the recipe."""
+
+    data: DataConfig = Field(description="files, looked up in . , beside this file, in $SPOKEN_SQUAD_DIR")
+    model: ModelConfig = Field(default=ModelConfig(), description="pretrained model and windows")
+    optim: OptimConfig = Field(default=OptimConfig(), description="AdamW and its schedule")
+    num_epochs: int = Field(default=3, ge=1, le=1000, description="passes over the training data")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="of matrix products; auto: the fastest here"
+    )
+    scale: ScaleConfig = Field(default=ScaleConfig(), description="how the work is spread; the recipe stays")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the split, the new head, dropout and batch order")
+
+    @classmethod
+    def misplaced(cls, keys: Collection[str]) -> str | None:
+        """Recognises the configuration of a sweep."""
+        has_own_keys = bool(cls.model_fields.keys() & {*keys})
+        if "train" not in keys or (has_own_keys and not {"space", "search", "stop"} & {*keys}):
+            return None
+        return (
+            "this is the configuration of a sweep (it has the key train); give it to `python -m sweeps run`, "
+            "or make what stands under train a file of its own"
+        )
+
+    @model_validator(mode="after")
+    def _batch_can_be_cut(self) -> Self:
+        pieces = self.scale.num_workers * self.scale.gradient_accumulation_steps
+        if self.optim.batch_size < pieces:
+            least = f"at least num_workers x gradient_accumulation_steps = {pieces}"
+            raise CrossCheckError({"optim.batch_size": f"expected {least}, found {self.optim.batch_size}"})
+        return self

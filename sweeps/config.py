@@ -1,0 +1,132 @@
+"""The configuration of a sweep: what it trains, which space it searches, how, and when it stops."""
+
+import itertools
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
+
+from qa_train.config import TrainConfig, with_values
+from qa_train.config_schema import Config, CrossCheckError
+from qa_train.errors import ConfigError
+from sweeps.space import Choice, Scalar, Space, parse_space
+
+# As in a file: a field whose default is a mapping takes overrides such as `space.num_epochs={int: [1, 3]}`.
+DEFAULT_SPACE: Any = {
+    "num_epochs": {"int": [1, 10]},
+    "optim.learning_rate": {"loguniform": [1e-6, 1e-4]},
+    "optim.warmup_ratio": {"uniform": [0.0, 0.2]},
+}
+_NAME: dict[str, Any] = {"expected": "letters, digits and . _ - (not first)"}
+_SPACE: dict[str, Any] = {
+    "expected": "fields of train, each with {int|uniform|loguniform: [lo, hi]} or {choice: [a, b]}"
+}
+_SEEDS: dict[str, Any] = {"expected": "a list of one integer from 0 to 4294967295"}
+_MAX_USD: dict[str, Any] = {"expected": "null (limits in dollars are not available; use max_device_hours)"}
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Positive = Annotated[float, Field(gt=0)]
+SpaceField = Annotated[InstanceOf[Space], BeforeValidator(parse_space), PlainSerializer(Space.to_plain)]
+
+
+class SearchConfig(Config):
+    """How configurations are sampled and compared."""
+
+    searcher: Literal["tpe", "random"] = Field(default="tpe", description="how the space is sampled")
+    num_trials: int = Field(default=20, ge=1, le=100_000, description="configurations to sample")
+    max_concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default="auto", description="trials that run at once; auto: as many as fit"
+    )
+    metric: Literal["dev.f1", "dev.exact_match", "eval_loss"] = Field(
+        default="dev.f1", description="what trials are ranked by"
+    )
+    mode: Literal["max", "min"] = Field(default="max", description="min goes with eval_loss, max with the rest")
+    seed: Seed = Field(default=0, description="of the sampling")
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1)] = Field(
+        default=(0,), description="the trials' train.seed", json_schema_extra=_SEEDS
+    )
+
+    @model_validator(mode="after")
+    def _mode_fits_metric(self) -> Self:
+        better = "min" if self.metric == "eval_loss" else "max"
+        if self.mode != better:
+            raise CrossCheckError({"mode": f"expected {better} for metric {self.metric}, found {self.mode}"})
+        return self
+
+
+class StopConfig(Config):
+    """What ends a trial or the whole sweep early."""
+
+    trial_scheduler: Literal["none"] = Field(default="none", description="every trial runs to its end")
+    max_usd: None = Field(default=None, description="not limited", json_schema_extra=_MAX_USD)
+    max_device_hours: Positive | None = Field(default=None, description="device time of all trials together, in hours")
+    max_wall_s: Positive | None = Field(default=None, description="time since the sweep started, in seconds")
+
+
+class SweepConfig(Config):
+    """What `python -m sweeps run` runs."""
+
+    name: str = Field(
+        default="sweep",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="begins the name of the directory",
+        json_schema_extra=_NAME,
+    )
+    note: str = Field(default="", description="kept in the manifest")
+    train: TrainConfig = Field(description="what is trained; the whole configuration of qa_train")
+    space: SpaceField = Field(
+        default=DEFAULT_SPACE,
+        description="replaces train's values",
+        json_schema_extra=_SPACE,
+    )
+    search: SearchConfig = Field(default=SearchConfig(), description="how configurations are sampled and compared")
+    stop: StopConfig = Field(default=StopConfig(), description="what ends trials or the sweep early")
+
+    @classmethod
+    def misplaced(cls, keys: Collection[str]) -> str | None:
+        """Recognises the configuration of one training run."""
+        if "train" in keys or not TrainConfig.model_fields.keys() & {*keys}:
+            return None
+        return (
+            "this is the configuration of one training run (it has no key train); give it to "
+            "`python -m qa_train train`, or move all of it under the key train"
+        )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        problems = {f"space.{key}": text for key, text in _misfits(self.train, self.space)}
+        if not self.space.dimensions and self.search.num_trials > 1:
+            text = f"expected 1 with an empty space (all trials would be alike), found {self.search.num_trials}"
+            problems["search.num_trials"] = text
+        if self.train.seed not in self.search.seeds:
+            text = f"expected {self.search.seeds[0]} as in search.seeds, found {self.train.seed}; set both alike"
+            problems["train.seed"] = text
+        if problems:
+            raise CrossCheckError(problems)
+        return self
+
+
+def _misfits(train: TrainConfig, space: Space) -> Iterator[tuple[str, str]]:
+    """Yields searched keys whose values, good alone, do not go together within a section or with `train`.
+
+    The rules between keys are linear, so that the corners of the space stand for all of it.
+    """
+    sections = itertools.groupby(sorted(space.dimensions), key=lambda key: key.partition(".")[0])
+    for _, keys in ((name, list(group)) for name, group in sections):
+        for corner in itertools.product(*(_corner_values(space, key) for key in keys)):
+            values = dict(zip(keys, corner, strict=True))
+            try:
+                with_values(train, values)
+            except ConfigError as error:
+                shown = ", ".join(f"{key} = {value}" for key, value in values.items())
+                yield keys[0], f"with {shown}: {'; '.join(error.problems)}"
+                break
+
+
+def _corner_values(space: Space, key: str) -> tuple[Scalar, ...]:
+    dimension = space.dimensions[key]
+    if isinstance(dimension, Choice):
+        numbers = [value for value in dimension.values if isinstance(value, int | float)]
+        return (min(numbers), max(numbers)) if numbers else dimension.values[:1]
+    return dimension.extremes
