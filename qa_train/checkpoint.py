@@ -1,0 +1,107 @@
+"""Checkpoints of a training run: complete or absent, and nothing in them is unpickled."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from qa_train.errors import CheckpointError, DataError
+from qa_train.storage import read_json, write_json
+
+_PREFIX, _PARTIAL = "checkpoint-", ".partial"
+_WEIGHTS, _TENSORS, _PROGRESS = "model.safetensors", "state.pt", "progress.json"
+
+
+def save_checkpoint(
+    directory: Path,
+    step: int,
+    weights: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, Any],
+    progress: Mapping[str, Any],
+) -> Path:
+    """Writes a checkpoint beside its place, renames it into it, then removes the older ones.
+
+    Args:
+        directory: Holds the checkpoints of one run.
+        step: Optimizer steps taken; part of the name.
+        weights: The model's state.
+        tensors: The optimizer's and scaler's states and the random states: tensors, numbers, lists and dicts of them.
+        progress: Where the run stands, as JSON.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        CheckpointError: If it cannot be written; the older checkpoints are then still there.
+    """
+    final = directory / f"{_PREFIX}{step:08d}"
+    partial = final.with_name(f"{final.name}{_PARTIAL}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        unshared = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
+        save_file(unshared, partial / _WEIGHTS)
+        torch.save(dict(tensors), partial / _TENSORS)
+        write_json(partial / _PROGRESS, dict(progress))
+        for name in (_WEIGHTS, _TENSORS):
+            _sync(partial / name)
+        if final.exists():  # the same step again, by a run that lost its report; the contents are equal
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync(directory)
+    except (OSError, RuntimeError, SafetensorError, DataError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"{final}: the checkpoint cannot be written: {error}") from error
+    for other in _checkpoints(directory):
+        if other != final:
+            shutil.rmtree(other, ignore_errors=True)
+    return final
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Returns the complete checkpoints, oldest first."""
+    return sorted(path for path in directory.glob(f"{_PREFIX}*") if path.suffix != _PARTIAL)
+
+
+def latest_checkpoint(directory: Path) -> Path | None:
+    """Returns the newest complete checkpoint of a run, or None."""
+    return next(reversed(_checkpoints(directory)), None)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+    """Reads a checkpoint onto the CPU.
+
+    Returns:
+        (weights, tensors, progress) as `save_checkpoint` took them.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
+    try:
+        weights = load_file(path / _WEIGHTS)
+        tensors = torch.load(path / _TENSORS, map_location="cpu", weights_only=True)
+        return weights, tensors, read_json(path / _PROGRESS)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path / _TENSORS}: refused, it holds more than tensors and numbers") from error
+    except (OSError, RuntimeError, EOFError, SafetensorError, DataError) as error:
+        raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}; remove it to start afresh") from error
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Removes all checkpoints of a run, half-written ones too."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
