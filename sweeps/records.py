@@ -1,0 +1,123 @@
+"""What a sweep leaves behind: its manifest and its records, as they are read back.
+
+`records.jsonl` is the only truth about a sweep: one row for each (trial, attempt, report), appended by the driver alone
+(`sweeps.journal`), never rewritten.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from qa_train.errors import DataError
+from qa_train.storage import Pathlike, read_json, write_json
+
+MANIFEST = "manifest.json"
+RECORDS = "records.jsonl"
+
+Value: TypeAlias = str | int | float | bool | None
+Row: TypeAlias = dict[str, Value]
+"""Column values by name."""
+
+Status: TypeAlias = Literal["running", "completed", "stopped_early", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a sweep was asked to do, with what, and on which data; written once, before the first trial.
+
+    Attributes:
+        sweep_id: Unique name of the sweep, part of each trial's name in joined tables.
+        name: The configuration's name.
+        note: Free text of the user.
+        created: Local time with its offset, ISO 8601.
+        config: The resolved configuration as plain values; `config["train"]` is what `qa_train train` takes.
+        metric: The column that ranks finished models, such as `dev.f1`.
+        mode: `max` or `min`.
+        precision: What `precision: auto` was resolved to.
+        device: The kind of device that trials hold, such as `cpu-core` or a GPU's name.
+        devices_per_trial: Devices that each trial holds.
+        data: For each set (`train`, `dev`, `test.<name>`) its `path`, `sha256`, and number of `questions`.
+        baselines: Dev scores (0 to 100) of models that learned nothing, such as `untrained.f1`.
+        versions: Library versions by name.
+        commit: Commit of this project, if it runs from a checkout.
+        prices: Dollars per device-hour by kind of device, with date and source.
+    """
+
+    sweep_id: str
+    name: str
+    note: str
+    created: str
+    config: dict[str, Any]
+    metric: str
+    mode: str
+    precision: str
+    device: str
+    devices_per_trial: int
+    data: dict[str, dict[str, Any]]
+    baselines: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    prices: dict[str, Any] = field(default_factory=dict)
+
+
+def write_manifest(directory: Pathlike, manifest: Manifest) -> None:
+    """Writes the manifest of a sweep directory.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    write_json(Path(directory) / MANIFEST, asdict(manifest))
+
+
+def read_manifest(directory: Pathlike) -> Manifest:
+    """Reads the manifest of a sweep directory.
+
+    Raises:
+        DataError: If the directory or its manifest does not exist, or the manifest lacks what a manifest has.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DataError(f"{directory}: expected a sweep directory, found {_kind(directory)}")
+    if not (directory / MANIFEST).is_file():
+        raise DataError(f"{directory}: expected a sweep directory, found no {MANIFEST} in it")
+    content = read_json(directory / MANIFEST)
+    try:
+        return Manifest(**content)
+    except TypeError as error:
+        raise DataError(f"{directory / MANIFEST}: expected the manifest of a sweep: {error}") from error
+
+
+def _kind(path: Path) -> str:
+    return "a file" if path.exists() else "nothing there"
+
+
+def read_records(directory: Pathlike) -> list[Row]:
+    """Reads the rows of a sweep, running or not, in the order in which they were written.
+
+    A last line without its line end is one that is being written, or was when the driver died: it is left out. A sweep
+    without a records file has no rows yet.
+
+    Raises:
+        DataError: If another line is not a JSON object; file and line are named.
+    """
+    path = Path(directory) / RECORDS
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return list(_parse_lines(path, content[: content.rfind(b"\n") + 1]))
+
+
+def _parse_lines(path: Path, content: bytes) -> Iterator[Row]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected an object, found {line[:40]!r}")
+        yield row

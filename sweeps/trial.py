@@ -1,0 +1,185 @@
+"""One trial: trains in a process of its own, which a server that has imported everything forks off.
+
+So start-up is paid once, no state leaks from trial to trial, memory peaks are the trial's own, and an out-of-memory
+kill takes this process only. It dies with the process that asked for it.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch._dynamo  # noqa: F401 - counting operations imports it; the server shall have done so
+
+from qa_train.checkpoint import remove_checkpoints
+from qa_train.config import TrainConfig
+from qa_train.cost import CostMeter
+from qa_train.errors import QAError
+from qa_train.loop import Report
+from qa_train.resources import limit_threads
+from qa_train.storage import write_json
+from qa_train.training import Training, start_training
+
+LOG, CHECKPOINTS, MODEL, REPORTS = "log.txt", "checkpoints", "model", "reports.jsonl"
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What a trial's process is told.
+
+    Attributes:
+        trial_id: Of the sweep.
+        config: What to train, resolved.
+        directory: The trial's own, existing.
+        num_threads: CPU cores that it was given.
+        created: When it was asked for, in seconds since the epoch.
+    """
+
+    trial_id: str
+    config: TrainConfig
+    directory: Path
+    num_threads: int
+    created: float
+
+
+Message = dict[str, Any]
+"""Columns of a record; the last one of a trial that failed has `error.type` and `error.message`."""
+
+
+def run_trial(job: TrialJob, connection: Connection) -> None:
+    """Trains and sends a message after each epoch; the body of the trial's process."""
+    _log_to(job.directory / LOG)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    limit_threads(job.num_threads)
+    try:
+        for message in _messages(job):
+            _append(job.directory / REPORTS, message)
+            connection.send(message)
+        remove_checkpoints(job.directory / CHECKPOINTS)
+    except Exception as error:
+        traceback.print_exc()
+        expected = isinstance(error, QAError)
+        text = str(error) if expected else f"{error}".strip().partition("\n")[0] or "no message"
+        connection.send(
+            {"status": "failed", "error.type": type(error).__name__, "error.message": text, "error.log": _log(job)}
+        )
+    connection.close()
+
+
+def _messages(job: TrialJob) -> Iterator[Message]:
+    meter = CostMeter()
+    meter.seconds["starting"] = time.time() - job.created
+    training = start_training(job.config, job.directory / CHECKPOINTS, meter=meter)
+    for report in training.loop.reports():
+        if report.budget_epochs is not None:
+            with meter.part("checkpointing"):
+                _keep(job, training, report)
+        yield columns(report) | meter.columns()
+
+
+def _keep(job: TrialJob, training: Training, report: Report) -> None:
+    """Saves the finished model and its dev predictions before it is announced."""
+    training.save(job.directory / MODEL, report)
+    if training.loop.evaluation:
+        name = f"predictions_dev_{report.budget_epochs}.json"
+        write_json(job.directory / name, training.loop.evaluation.predictions)
+
+
+def columns(report: Report) -> Message:
+    """Returns a report by the column names of records, without its cost."""
+    return {
+        "status": "completed" if report.budget_epochs is not None else "running",
+        "report": report.epochs_trained - 1,
+        "epochs_trained": report.epochs_trained,
+        "budget_epochs": report.budget_epochs,
+        "dev.f1": report.f1,
+        "dev.exact_match": report.exact_match,
+        "train_loss": report.train_loss,
+        "eval_loss": report.eval_loss,
+        "start_accuracy": report.start_accuracy,
+        "end_accuracy": report.end_accuracy,
+        "learning_rate": report.learning_rate,
+    }
+
+
+def _append(path: Path, message: Message) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(message, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _log(job: TrialJob) -> str:
+    return f"trials/{job.trial_id}/{LOG}"
+
+
+def _log_to(path: Path) -> None:
+    """Sends what this process prints, libraries written in C included, to a file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - as long as the process lives
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class TrialProcess:
+    """A trial's process, seen from the one that asked for it."""
+
+    def __init__(self, job: TrialJob, target: Callable[[TrialJob, Connection], None] = run_trial) -> None:
+        """Starts the process; the first one of a caller also starts the server that forks it.
+
+        Args:
+            job: What to do.
+            target: Its body, a function of a module.
+        """
+        self._job = job
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._connection, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=target, args=(job, theirs))
+        self._process.start()
+        theirs.close()
+
+    def next_message(self) -> Message:
+        """Waits for the next message; a process that ends without its last one is told as a failure."""
+        try:
+            message: Message = self._connection.recv()
+            return message
+        except EOFError:
+            self._process.join()
+            return {
+                "status": "failed",
+                "error.type": "TrialProcessDied",
+                "error.message": _describe_exit(self._process.exitcode),
+                "error.log": _log(self._job),
+            }
+
+    def stop(self) -> None:
+        """Ends the process, whatever it does, and waits for its end."""
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._connection.close()
+
+
+def _describe_exit(code: int | None) -> str:
+    if code == -9:
+        return "killed by signal 9, as the system does when memory runs out; lower optim.batch_size or run fewer trials"
+    if code is not None and code < 0:
+        return f"killed by signal {-code}"
+    return f"ended with status {code} before its last report"
