@@ -1,4 +1,5 @@
 # `make demo`: a real sweep on this machine. `make test`: the tests. Both set .venv up first, once.
+# `make check`: what CI runs, the quick checks first, then `make test`.
 PYTHON ?= python3
 VENV := .venv
 # Not .venv/bin/pip: its first line cannot hold a path with a space.
@@ -20,7 +21,7 @@ check: $(VENV)/ready-dev
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m codespell_lib
-	$(PY) -m pytest -m "not slow"
+	@$(MAKE) --no-print-directory test
 
 format: $(VENV)/ready-dev
 	$(PY) -m ruff check --fix .

@@ -80,20 +80,40 @@ def split_batch(batch: Ints, num_pieces: int) -> list[Ints]:
     return np.array_split(batch, num_pieces)
 
 
-def collate(features: Features, indices: Sequence[int] | Ints, pad_token_id: int, device: torch.device) -> Batch:
-    """Pads windows to the longest of them.
+def padded_length(features: Features, indices: Sequence[int] | Ints, multiple: int = 1) -> int:
+    """Returns the length that windows are padded to: that of the longest of them, rounded up.
+
+    Args:
+        features: All windows.
+        indices: [batch] which of them.
+        multiple: It is a multiple of this, or the longest of all windows if that is shorter.
+    """
+    longest = int(features.lengths[indices].max())
+    return min(-(-longest // multiple) * multiple, int(features.lengths.max()))
+
+
+def collate(
+    features: Features,
+    indices: Sequence[int] | Ints,
+    pad_token_id: int,
+    device: torch.device,
+    multiple: int = 1,
+) -> Batch:
+    """Pads windows to one length.
 
     Args:
         features: All windows.
         indices: [batch] which of them.
         pad_token_id: Of the tokenizer.
         device: Where the batch shall be; a copy to a GPU does not block.
+        multiple: See `padded_length`.
     """
     indices = np.asarray(indices)
     starts = features.splits[indices]
     lengths = features.splits[indices + 1] - starts
-    inside = np.arange(lengths.max()) < lengths[:, None]
-    source = np.where(inside, starts[:, None] + np.arange(lengths.max()), 0)
+    positions = np.arange(padded_length(features, indices, multiple))
+    inside = positions < lengths[:, None]
+    source = np.where(inside, starts[:, None] + positions, 0)
 
     def move(array: npt.NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array.astype(np.int64))

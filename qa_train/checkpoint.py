@@ -3,8 +3,10 @@
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -91,14 +93,32 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     Raises:
         CheckpointError: If a file is missing or damaged.
     """
+    weights = _read(path / _WEIGHTS, load_file)
+    tensors = _read(path / _TENSORS, partial(torch.load, map_location="cpu", weights_only=True))
+    return weights, tensors, read_progress(path)
+
+
+def _read(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     try:
-        weights = load_file(path / _WEIGHTS)
-        tensors = torch.load(path / _TENSORS, map_location="cpu", weights_only=True)
-        return weights, tensors, read_json(path / _PROGRESS)
+        values = read(path)
+        if isinstance(values, dict):
+            return values
+        reason = f"expected a dict, found {type(values).__name__}"
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path / _TENSORS}: refused, it holds more than tensors and numbers") from error
-    except (OSError, RuntimeError, EOFError, SafetensorError, DataError) as error:
-        raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}; remove it to start afresh") from error
+        raise CheckpointError(f"{path}: refused, it is damaged or holds more than tensors and numbers") from error
+    # Damaged files make PyTorch's reader raise nearly anything, KeyError and UnicodeDecodeError included.
+    except Exception as error:
+        reason = shorten(str(error) or type(error).__name__, 200, placeholder=" …")
+    raise CheckpointError(f"{path}: the checkpoint cannot be read: {reason}; remove {path.parent} to start afresh")
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """Returns where the run of a checkpoint stands.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    return _read(path / _PROGRESS, read_json)
 
 
 def remove_checkpoints(directory: Path) -> None:

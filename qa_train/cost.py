@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 Part = Literal["starting", "loading", "training", "evaluating", "checkpointing", "lost"]
@@ -31,15 +32,26 @@ class CostMeter:
     tokens: int = 0
     flop: float = 0.0
     peak_memory_bytes: int = 0
+    _parts: list[Part] = field(default_factory=list, init=False, repr=False, compare=False)
+    _booked: float = field(default=0.0, init=False, repr=False, compare=False)
 
     @contextmanager
     def part(self, name: Part) -> Iterator[None]:
-        """Adds the time that the `with` block takes to a part, also if it raises."""
-        start = time.perf_counter()
+        """Adds the time that the `with` block takes to a part, also if it raises; a part within it does not count."""
+        self._book()
+        self._parts.append(name)
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self._book()
+            self._parts.pop()
+
+    def _book(self) -> None:
+        """Adds the time since the last booking to the innermost part."""
+        now = time.perf_counter()
+        if self._parts:
+            self.seconds[self._parts[-1]] += now - self._booked
+        self._booked = now
 
     def columns(self) -> dict[str, float | int]:
         """Returns the costs by their column names in reports and records."""
@@ -61,16 +73,12 @@ class CostMeter:
 
     def to_json(self) -> dict[str, object]:
         """Returns what `from_json` reads back."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if not name.startswith("_")}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "CostMeter":
         """Returns the meter that `to_json` described."""
         return cls(**values)
-
-    def note_memory(self, device: torch.device) -> None:
-        """Raises `peak_memory_bytes` to this process's peak so far."""
-        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes(device))
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -108,7 +116,8 @@ _PROBE_LENGTHS = (16, 32, 48)
 def measure_flop(model: nn.Module, loss_of: Callable[[Tensor], Tensor]) -> FlopModel:
     """Counts a model's operations with `torch.utils.flop_counter` at three lengths and fits the polynomials.
 
-    The model's gradients must be None and are None afterwards; the random state is put back.
+    Attention counts as the plain matrix products that it is, whatever kernel computes it later. The model's gradients
+    must be None and are None afterwards; the random state is put back.
 
     Args:
         model: The model in its training mode, on its device.
@@ -118,7 +127,8 @@ def measure_flop(model: nn.Module, loss_of: Callable[[Tensor], Tensor]) -> FlopM
 
     def count(seq_len: int, training: bool) -> int:
         input_ids = torch.zeros(1, seq_len, dtype=torch.int64, device=device)
-        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        # Of the fused kernels, the counter misses the CPU's and adds what the GPU's compute again.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
             loss = loss_of(input_ids)
             if training:
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from qa_train.data import Example
 from qa_train.metrics import QAScores, score_predictions
 from qa_train.postprocess import answer_texts, best_spans
 from qa_train.tokenization import UNKNOWN, Features
+from qa_train.workers import add_up, num_workers, rank
 
 BATCH_SIZE = 32
 
@@ -65,7 +67,9 @@ def qa_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _knows_token_types(model: Any) -> bool:
-    config = getattr(model, "module", model).config
+    # Wrapped for several workers, or compiled.
+    inner = getattr(model, "_orig_mod", model)
+    config = getattr(inner, "module", inner).config
     return getattr(config, "type_vocab_size", 0) > 1
 
 
@@ -88,36 +92,39 @@ def evaluate_model(
 ) -> Evaluation:
     """Predicts an answer to each question and scores them.
 
+    Several workers share the batches; each returns the same evaluation, equal to that of one worker to the last bit.
+
     Args:
         model: The model, prepared for its device and precision; its mode is put back afterwards.
         eval_set: The questions.
         pad_token_id: Of the tokenizer.
         device: The model's device.
-        on_batch: Called with the size and padded length of each batch, to count the cost.
+        on_batch: Called with the size and padded length of each batch of all workers, to count the cost.
         progress: Whether to show a progress bar on stderr.
     """
     features = eval_set.features
     scores = np.zeros(len(features), dtype=np.float32)
     starts, ends = (np.zeros(len(features), dtype=np.int64) for _ in range(2))
-    totals = torch.zeros(5, dtype=torch.float64)
+    batches = sorted_batches(features.lengths, BATCH_SIZE)
+    totals = np.zeros((len(batches), 5))
     was_training = model.training
     model.eval()
     try:
-        for indices in tqdm(
-            sorted_batches(features.lengths, BATCH_SIZE),
-            f"evaluating {eval_set.name}",
-            disable=not progress,
-            leave=False,
+        for number, indices in enumerate(
+            tqdm(batches, f"evaluating {eval_set.name}", disable=not progress, leave=False)
         ):
+            on_batch(len(indices), int(features.lengths[indices].max()))
+            if number % num_workers() != rank():
+                continue
             batch = collate(features, indices, pad_token_id, device)
             start_logits, end_logits = qa_logits(model, batch)
-            totals += _count(start_logits, end_logits, batch)
+            totals[number] = _count(start_logits, end_logits, batch)
             found = best_spans(start_logits, end_logits, batch.context_begin, batch.context_end)
             scores[indices], starts[indices], ends[indices] = (tensor.cpu().numpy() for tensor in found)
-            on_batch(len(batch), batch.input_ids.shape[1])
     finally:
         model.train(was_training)
-    loss, num_labelled, num_answers, num_starts, num_ends = totals.tolist()
+    add_up([scores, starts, ends, totals], device)
+    loss, num_labelled, num_answers, num_starts, num_ends = totals.sum(axis=0).tolist()
     predictions = answer_texts(features, eval_set.examples, scores, starts, ends)
     references = {example.id: tuple(answer.text for answer in example.answers) for example in eval_set.examples}
     return Evaluation(
@@ -129,11 +136,11 @@ def evaluate_model(
     )
 
 
-def _count(start_logits: Tensor, end_logits: Tensor, batch: Batch) -> Tensor:
+def _count(start_logits: Tensor, end_logits: Tensor, batch: Batch) -> npt.NDArray[np.float64]:
     """Returns [loss, windows with a label, windows with an answer, right first tokens, right last tokens]."""
     has_answer = batch.start_positions > 0
     right_start = (start_logits.argmax(dim=1) == batch.start_positions) & has_answer
     right_end = (end_logits.argmax(dim=1) == batch.end_positions) & has_answer
     labelled = batch.start_positions != UNKNOWN
     counts = [labelled.sum(), has_answer.sum(), right_start.sum(), right_end.sum()]
-    return torch.stack([span_loss(start_logits, end_logits, batch), *counts]).double().cpu()
+    return torch.stack([span_loss(start_logits, end_logits, batch), *counts]).double().cpu().numpy()

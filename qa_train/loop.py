@@ -17,20 +17,25 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from qa_train.batching import Batch, collate, epoch_batches, split_batch
+from qa_train.batching import Batch, collate, epoch_batches, padded_length, split_batch
 from qa_train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from qa_train.cost import CostMeter, FlopModel, measure_flop
+from qa_train.cost import CostMeter, FlopModel, measure_flop, peak_memory_bytes
 from qa_train.errors import CheckpointError, QAError
 from qa_train.evaluate import EvalSet, Evaluation, evaluate_model, qa_logits, span_loss
 from qa_train.optim import Schedule, build_optimizer, num_warmup_steps, schedule_factor, set_learning_rate
+from qa_train.precision import Precision
 from qa_train.tokenization import Features, Ints
+from qa_train.workers import largest, num_workers, rank
 
 CHECKPOINT_EVERY_S = 600.0
-_LOOK_AT_LOSS_EVERY = 10
-"""Steps between two looks at the loss; each look waits for the device."""
+_CHECK_LOSS_EVERY = 10
+_GPU_MULTIPLE = 8
+"""Windows are padded to a multiple of this on a GPU, whose matrix units work in such tiles."""
+_COMPILED_MULTIPLE = 64
+"""The same where each padded length is compiled once: 6 lengths up to 384, PyTorch's limit being 8."""
+_PROGRESS_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Recipe:
     schedule: Schedule = "linear"
     warmup_ratio: float = 0.06
     weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
     gradient_accumulation_steps: int = 1
     seed: int = 0
 
@@ -79,6 +84,16 @@ class Report:
     cost: dict[str, float | int]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands between two reports: steps taken and in all, loss and learning rate of the last one."""
+
+    step: int
+    num_steps: int
+    loss: float
+    learning_rate: float
+
+
 class TrainingLoop:
     """Trains one model; iterate over `reports()`.
 
@@ -98,11 +113,12 @@ class TrainingLoop:
         accelerator: Accelerator,
         pad_token_id: int,
         *,
+        compiled: bool = False,
         checkpoint_dir: Path | None = None,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         meter: CostMeter | None = None,
         on_step: Callable[[int, float], None] | None = None,
-        progress: bool = False,
+        on_progress: Callable[["Progress"], None] | None = None,
     ) -> None:
         """Puts the model on its device and, if `checkpoint_dir` holds a checkpoint, continues from it.
 
@@ -113,12 +129,14 @@ class TrainingLoop:
             recipe: What to do.
             accelerator: Device, precision and workers.
             pad_token_id: Of the tokenizer.
+            compiled: Whether training passes go through `torch.compile`; windows are then padded to few lengths, and
+                batches of another size than the usual one are not compiled, so that it compiles a few times only.
             checkpoint_dir: Where checkpoints go, one after each epoch; none are written without it.
             checkpoint_every_s: Seconds after which there is one within an epoch.
             meter: The cost so far, such as that of loading; a resumed run adds its own earlier cost.
             on_step: Called after each step with the number of steps taken and the loss; makes every step wait for
                 the device.
-            progress: Whether to show a progress bar on stderr.
+            on_progress: Called in the first worker, about once a second and at the end of each epoch.
 
         Raises:
             CheckpointError: If the checkpoint cannot be read or belongs to another recipe.
@@ -128,7 +146,8 @@ class TrainingLoop:
         self.checkpoint_dir, self.checkpoint_every_s = checkpoint_dir, checkpoint_every_s
         self.meter = meter or CostMeter()
         self.evaluation: Evaluation | None = None
-        self._on_step, self._progress = on_step, progress and accelerator.is_main_process
+        self._on_step, self._on_progress = on_step, on_progress if rank() == 0 else None
+        self._last_progress = 0.0
         self.steps_per_epoch = -(-len(features) // recipe.batch_size)
         self.num_steps = self.steps_per_epoch * recipe.num_epochs
         self._num_warmup = num_warmup_steps(self.num_steps, recipe.warmup_ratio)
@@ -139,8 +158,16 @@ class TrainingLoop:
         self._optimizer = build_optimizer(self.model, recipe.learning_rate, recipe.weight_decay)
         tensors = self._restore(checkpoint_dir and latest_checkpoint(checkpoint_dir))
         self._prepared, self._optimizer = accelerator.prepare(self.model, self._optimizer)
+        self._compiled = torch.compile(self._prepared, dynamic=False) if compiled else None
+        self._pad_multiple = _COMPILED_MULTIPLE if compiled else _GPU_MULTIPLE if self._on_gpu else 1
         if tensors.get("scaler") and accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(tensors["scaler"])
+
+    @property
+    def precision(self) -> Precision:
+        """Of the matrix products."""
+        name = self.accelerator.mixed_precision
+        return "fp32" if name == "no" else name
 
     def reports(self) -> Iterator[Report]:
         """Trains to the end; yields a report after each epoch, those of epochs before a resume included.
@@ -172,12 +199,11 @@ class TrainingLoop:
             self.meter.flop += flop.count(batch_size, seq_len, training=False)
 
         return evaluate_model(
-            self._prepared,
+            self.model,  # not its wrapper for several workers, who need not be in step here
             eval_set,
             self.pad_token_id,
             self.accelerator.device,
             on_batch=count,
-            progress=self._progress,
         )
 
     def _train_epoch(self) -> None:
@@ -186,23 +212,16 @@ class TrainingLoop:
         batches = epoch_batches(self.features.lengths, self.recipe.batch_size, self.recipe.seed, epoch)
         saved = time.monotonic()
         self._prepared.train()
-        with tqdm(
-            total=self.steps_per_epoch,
-            initial=position,
-            desc=f"epoch {epoch + 1}/{self.recipe.num_epochs}",
-            disable=not self._progress,
-            leave=False,
-        ) as bar:
-            for batch in batches[position:]:
-                loss = self._train_step(batch)
-                self._epoch_loss += loss.double() * len(batch)
-                self._step += 1
-                self._look_at(loss, bar)
-                bar.update()
-                is_last = self._step % self.steps_per_epoch == 0
-                if not is_last and time.monotonic() - saved >= self.checkpoint_every_s:
-                    self._save_checkpoint()
-                    saved = time.monotonic()
+        for batch in batches[position:]:
+            loss = self._train_step(batch)
+            self._count(batch)
+            self._epoch_loss += loss.double() * len(batch)
+            self._step += 1
+            self._look_at(loss)
+            is_last = self._step % self.steps_per_epoch == 0
+            if not is_last and time.monotonic() - saved >= self.checkpoint_every_s:
+                self._save_checkpoint()
+                saved = time.monotonic()
 
     def _train_step(self, indices: Ints) -> Tensor:
         """Takes one optimizer step on a global batch and returns its mean loss over all workers []."""
@@ -210,40 +229,53 @@ class TrainingLoop:
         factor = schedule_factor(self._step, self.num_steps, self._num_warmup, recipe.schedule)
         set_learning_rate(self._optimizer, recipe.learning_rate * factor)
         loss = self._backward(indices)
-        self.accelerator.clip_grad_norm_(self._prepared.parameters(), recipe.max_grad_norm)
+        if recipe.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self._prepared.parameters(), recipe.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss
 
     def _backward(self, indices: Ints) -> Tensor:
         """Adds the gradients of the mean loss over a global batch and returns that loss []."""
-        accelerator, rank = self.accelerator, self.accelerator.process_index
-        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self._step, rank]).generate_state(1)[0]))
-        # A batch is sorted by length: taken in turn, the windows of all workers are alike long.
-        own = indices[rank :: accelerator.num_processes]
-        pieces = split_batch(own, self.recipe.gradient_accumulation_steps)
+        accelerator, pieces = self.accelerator, self._pieces(indices, rank())
+        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self._step, rank()]).generate_state(1)[0]))
         total: Tensor = torch.zeros((), device=accelerator.device)
         for number, piece in enumerate(pieces):
             # Every worker must take every piece, or the others would wait for it for ever.
-            batch = collate(self.features, piece if len(piece) else indices[:1], self.pad_token_id, accelerator.device)
+            taken = piece if len(piece) else indices[:1]
+            batch = collate(self.features, taken, self.pad_token_id, accelerator.device, self._pad_multiple)
             is_last = number == len(pieces) - 1
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self._prepared):
                 loss = self._loss(batch) * (len(piece) > 0) / len(indices)
                 # Gradients are averaged over the workers, the loss is meant to be summed.
-                accelerator.backward(loss * accelerator.num_processes)
+                accelerator.backward(loss * num_workers())
             total += loss.detach()
-            if len(piece):
-                self._count(batch)
-        if accelerator.num_processes > 1:
+        if num_workers() > 1:
             torch.distributed.all_reduce(total)
         return total
 
-    def _loss(self, batch: Batch) -> Tensor:
-        return span_loss(*qa_logits(self._prepared, batch), batch)
+    def _pieces(self, indices: Ints, worker: int) -> list[Ints]:
+        """Returns what a worker passes through the model, piece by piece, of a global batch."""
+        # A batch is sorted by length: taken in turn, the windows of all workers are alike long.
+        return split_batch(indices[worker :: num_workers()], self.recipe.gradient_accumulation_steps)
 
-    def _count(self, batch: Batch) -> None:
-        self.meter.tokens += batch.num_tokens
-        self.meter.flop += self._flop.count(len(batch), batch.input_ids.shape[1], training=True)
+    def _loss(self, batch: Batch) -> Tensor:
+        usual_size = -(-self.recipe.batch_size // (num_workers() * self.recipe.gradient_accumulation_steps))
+        compiled = self._compiled if len(batch) == usual_size else None
+        model: Any = self._prepared if compiled is None else compiled
+        return span_loss(*qa_logits(model, batch), batch)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return bool(self.accelerator.device.type == "cuda")
+
+    def _count(self, indices: Ints) -> None:
+        """Adds the work of all workers on a global batch."""
+        self.meter.tokens += int(self.features.lengths[indices].sum())
+        for worker in range(num_workers()):
+            for piece in filter(len, self._pieces(indices, worker)):
+                seq_len = padded_length(self.features, piece, self._pad_multiple)
+                self.meter.flop += self._flop.count(len(piece), seq_len, training=True)
 
     @cached_property
     def _flop(self) -> FlopModel:
@@ -262,27 +294,28 @@ class TrainingLoop:
     def _try_longest_batch(self) -> None:
         """Passes the largest batch of the first epoch once through the model, so that memory fails early."""
         _ = self._flop
-        meter = self.meter
-        self.meter = CostMeter()  # this pass trains nothing
         batches = epoch_batches(self.features.lengths, self.recipe.batch_size, self.recipe.seed, 0)
         self._prepared.train()
         self._backward(max(batches, key=lambda batch: len(batch) * int(self.features.lengths[batch].max())))
         self._optimizer.zero_grad()
-        self.meter = meter
 
-    def _look_at(self, loss: Tensor, bar: Any) -> None:
-        is_due = self._step % _LOOK_AT_LOSS_EVERY == 0 or self._step % self.steps_per_epoch == 0
-        if not (is_due or self._on_step):
-            return
-        value = float(loss)
-        if not np.isfinite(value):
-            raise QAError(
-                f"step {self._step} of {self.num_steps}: the training loss is {value}; "
-                f"lower optim.learning_rate ({self.recipe.learning_rate:g}), or use precision=fp32"
-            )
-        bar.set_postfix(loss=f"{value:.3f}", lr=f"{self._learning_rate:.2e}", refresh=False)
-        if self._on_step:
-            self._on_step(self._step, value)
+    def _look_at(self, loss: Tensor) -> None:
+        """Checks and passes on the loss of a step, where that is due: each look waits for the device."""
+        is_last = self._step % self.steps_per_epoch == 0
+        # All workers must look at the same steps, so that they fail together.
+        if is_last or self._on_step or self._step % _CHECK_LOSS_EVERY == 0:
+            value = float(loss)
+            if not np.isfinite(value):
+                raise QAError(
+                    f"step {self._step} of {self.num_steps}: the training loss is {value}; "
+                    f"lower optim.learning_rate ({self.recipe.learning_rate:g}), or use precision=fp32"
+                )
+            if self._on_step:
+                self._on_step(self._step, value)
+        now = time.monotonic()
+        if self._on_progress and (is_last or now - self._last_progress >= _PROGRESS_EVERY_S):
+            self._on_progress(Progress(self._step, self.num_steps, float(loss), self._learning_rate))
+            self._last_progress = now
 
     @property
     def _learning_rate(self) -> float:
@@ -290,7 +323,8 @@ class TrainingLoop:
 
     def _report(self, evaluation: Evaluation) -> Report:
         epoch = self._step // self.steps_per_epoch
-        self.meter.note_memory(self.accelerator.device)
+        device = self.accelerator.device
+        self.meter.peak_memory_bytes = max(self.meter.peak_memory_bytes, largest(peak_memory_bytes(device), device))
         return Report(
             epochs_trained=epoch,
             budget_epochs=epoch if epoch == self.recipe.num_epochs else None,
@@ -306,29 +340,28 @@ class TrainingLoop:
         )
 
     def _save_checkpoint(self) -> None:
-        if self.checkpoint_dir is None:
+        if self.checkpoint_dir is None or rank() != 0:
             return
+        scaler = self.accelerator.scaler
         with self.meter.part("checkpointing"):
-            if self.accelerator.is_main_process:
-                scaler = self.accelerator.scaler
-                save_checkpoint(
-                    self.checkpoint_dir,
-                    self._step,
-                    self.model.state_dict(),
-                    {
-                        "optimizer": self._optimizer.state_dict(),
-                        "scaler": scaler.state_dict() if scaler is not None else {},
-                    },
-                    {
-                        "recipe": asdict(self.recipe),
-                        "num_windows": len(self.features),
-                        "step": self._step,
-                        "epoch_loss": float(self._epoch_loss),
-                        "reports": [asdict(report) for report in self._past_reports],
-                        "meter": self.meter.to_json(),
-                    },
-                )
-            self.accelerator.wait_for_everyone()
+            save_checkpoint(
+                self.checkpoint_dir,
+                self._step,
+                self.model.state_dict(),
+                {
+                    "optimizer": self._optimizer.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else {},
+                },
+                {
+                    "recipe": asdict(self.recipe),
+                    "num_windows": len(self.features),
+                    "precision": self.precision,
+                    "step": self._step,
+                    "epoch_loss": float(self._epoch_loss),
+                    "reports": [asdict(report) for report in self._past_reports],
+                    "meter": self.meter.to_json(),
+                },
+            )
 
     def _restore(self, path: Path | None) -> dict[str, Any]:
         """Takes over a checkpoint's state, if there is one; returns its tensors."""

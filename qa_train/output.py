@@ -1,20 +1,22 @@
 """Where a training puts its model: claims the directory, trains into it, finishes or leaves it resumable."""
 
 import fcntl
+import os
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qa_train.checkpoint import remove_checkpoints
-from qa_train.config import TrainConfig, to_yaml
-from qa_train.errors import CheckpointError, ConfigError
-from qa_train.loop import Report
-from qa_train.resources import limit_threads, num_cpus
+from qa_train.config import TrainConfig, build_config, to_yaml
+from qa_train.display import Display
+from qa_train.errors import CheckpointError
+from qa_train.resources import limit_threads, num_cpus, place_workers
 from qa_train.storage import unused_dir, write_json, write_text
 from qa_train.training import TRAINING_RECORD, start_training
+from qa_train.workers import rank
 
 RUN_CONFIG = "run.yaml"
 """The resolved configuration; stands in the directory while the training is not finished."""
@@ -62,57 +64,81 @@ def train_into(directory: Path, config: TrainConfig, *, progress: bool = False) 
     Args:
         directory: Returned by `claim_output`.
         config: The configuration it was claimed for.
-        progress: Whether to show progress bars on stderr.
+        progress: Whether to show a progress bar on stderr; a line is written there for each epoch anyway.
 
     Returns:
         `scores` by set, `cost` by column, and the `files` written beside the model.
 
     Raises:
-        QAError: See `start_training` and `TrainingLoop.reports`.
+        ConfigError: If the machine or cluster has not what `scale` asks for.
+        QAError: See `start_training`, `TrainingLoop.reports` and `RayTrainRun.events`.
     """
-    check_scale(config)
-    limit_threads(num_cpus() if config.scale.cpus_per_worker == "auto" else config.scale.cpus_per_worker)
     with _locked(directory):
-        training = start_training(config, directory / _CHECKPOINTS, progress=progress)
-        reports = []
-        for report in training.loop.reports():
-            reports.append(report)
-            print(_describe(report, config), file=sys.stderr)
-        tests = training.evaluate_tests()
-        training.save(directory, reports[-1])
-        write_json(directory / _REPORTS, [vars(report) for report in reports])
+        display = Display(config.num_epochs, progress)
+        if config.scale.launcher == "local":
+            placed, num_threads = place_workers(config, num_cpus(), None)
+            train_to_end(directory, placed, num_threads, display.show)
+        else:
+            _train_under_ray(directory, config, display)
         (directory / RUN_CONFIG).unlink()
-        remove_checkpoints(directory / _CHECKPOINTS)
-        (directory / _CHECKPOINTS).rmdir()
-    scores = {"dev": {"f1": reports[-1].f1, "exact_match": reports[-1].exact_match}} | {
-        f"test.{name}": values for name, values in tests.items()
-    }
-    return {"scores": scores, "cost": training.loop.meter.columns(), "files": [TRAINING_RECORD, _REPORTS]}
+        shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
+    return display.summary
 
 
-def _describe(report: Report, config: TrainConfig) -> str:
-    loss = "-" if report.eval_loss is None else f"{report.eval_loss:.3f}"
-    return (
-        f"epoch {report.epochs_trained}/{config.num_epochs}: train loss {report.train_loss:.3f}, dev loss {loss}, "
-        f"dev F1 {report.f1:.2f}, exact match {report.exact_match:.2f}"
-    )
+def _train_under_ray(directory: Path, config: TrainConfig, display: Display) -> None:
+    if "RAY_ADDRESS" not in os.environ:
+        place_workers(config, num_cpus(), None)  # known before Ray takes its seconds to start
+    from qa_train.ray_trainer import RayTrainRun, ray_session, resources  # imports Ray
 
-
-def check_scale(config: TrainConfig) -> None:
-    """Checks that this machine has the CPU cores that `scale` asks for.
-
-    Raises:
-        ConfigError: If it has not, or several workers are asked of a launcher that has one.
-    """
-    scale, available = config.scale, num_cpus()
-    each = 1 if scale.cpus_per_worker == "auto" else scale.cpus_per_worker
-    problems = []
-    if scale.num_workers * each > available:
-        problems.append(
-            f"scale.num_workers: {scale.num_workers} workers with {each} CPU cores each need "
-            f"{scale.num_workers * each}, found {available} on this machine; ask for at most {available // each}"
+    with ray_session():
+        placed, num_threads = place_workers(config, *resources())
+        run = RayTrainRun(
+            train_worker,
+            {"directory": str(directory), "config": placed.model_dump(), "num_threads": num_threads},
+            directory,
+            num_workers=config.scale.num_workers,
+            cpus_per_worker=num_threads,
+            use_gpu=bool(placed.scale.use_gpu),
         )
-    elif scale.num_workers > 1:
-        problems.append(f"scale.num_workers: expected 1 with launcher {scale.launcher}, found {scale.num_workers}")
-    if problems:
-        raise ConfigError(problems, "configuration")
+        for event in run.events():
+            display.show(event)
+
+
+def train_worker(arguments: dict[str, Any]) -> None:
+    """Trains as one of several workers; what Ray Train calls in each."""
+    from qa_train.ray_trainer import tell
+
+    directory = Path(arguments["directory"])
+    config = build_config(TrainConfig, arguments["config"], str(directory / RUN_CONFIG))
+    train_to_end(directory, config, arguments["num_threads"], partial(tell, directory))
+
+
+def train_to_end(
+    directory: Path, config: TrainConfig, num_threads: int, show: Callable[[dict[str, Any]], None]
+) -> None:
+    """Trains in this process, alone or as a worker; the first worker saves the model.
+
+    Args:
+        directory: Of the model and its checkpoints.
+        config: What to train.
+        num_threads: CPU cores to use.
+        show: Called in the first worker with `{"progress": …}`, `{"report": …}` and at last `{"summary": …}`.
+    """
+    limit_threads(num_threads)
+    is_first = rank() == 0
+    training = start_training(
+        config, directory / _CHECKPOINTS, on_progress=lambda progress: show({"progress": asdict(progress)})
+    )
+    reports = []
+    for report in training.loop.reports():
+        reports.append(report)
+        if is_first:
+            show({"report": asdict(report)})
+    tests = training.evaluate_tests()
+    if is_first:
+        training.save(directory, reports[-1])
+        write_json(directory / _REPORTS, [asdict(report) for report in reports])
+        scores = {"dev": {"f1": reports[-1].f1, "exact_match": reports[-1].exact_match}}
+        scores |= {f"test.{name}": values for name, values in tests.items()}
+        files = [TRAINING_RECORD, _REPORTS]
+        show({"summary": {"scores": scores, "cost": training.loop.meter.columns(), "files": files}})

@@ -17,16 +17,18 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from qa_train.alignment import AlignmentCounts, align_answers
+from qa_train.checkpoint import latest_checkpoint, read_progress
 from qa_train.config import TrainConfig
 from qa_train.cost import CostMeter
 from qa_train.data import Example, SquadData, read_squad, split_by_title
 from qa_train.errors import ConfigError
 from qa_train.evaluate import EvalSet
-from qa_train.loop import CHECKPOINT_EVERY_S, Recipe, Report, TrainingLoop
+from qa_train.loop import CHECKPOINT_EVERY_S, Progress, Recipe, Report, TrainingLoop
 from qa_train.model import load_model, load_tokenizer, save_model
 from qa_train.precision import Precision, resolve_precision
 from qa_train.storage import write_json
 from qa_train.tokenization import encode
+from qa_train.workers import from_first, rank
 
 TRAINING_RECORD = "training.json"
 
@@ -83,7 +85,12 @@ def eval_set(
     name: str, examples: tuple[Example, ...], tokenizer: PreTrainedTokenizerFast, config: TrainConfig
 ) -> EvalSet:
     """Tokenises a set of questions for evaluation."""
-    return EvalSet(name, examples, encode(examples, tokenizer, config.model.max_seq_length, config.model.doc_stride))
+    return EvalSet(name, examples, encode(examples, tokenizer, **window_arguments(config)))
+
+
+def window_arguments(config: TrainConfig) -> dict[str, Any]:
+    """Returns how `encode` shall cut contexts into windows."""
+    return config.model.model_dump(exclude={"name"})
 
 
 @dataclass(eq=False)
@@ -150,7 +157,7 @@ def start_training(
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     meter: CostMeter | None = None,
     on_step: Callable[[int, float], None] | None = None,
-    progress: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Training:
     """Reads the data, opens the model and prepares the loop, in this process.
 
@@ -160,7 +167,7 @@ def start_training(
         checkpoint_every_s: Seconds after which there is one within an epoch.
         meter: Counts the cost, that of loading included.
         on_step: See `TrainingLoop`.
-        progress: Whether to show progress bars on stderr.
+        on_progress: See `TrainingLoop`.
 
     Raises:
         DataError: If a data file cannot be used.
@@ -174,10 +181,10 @@ def start_training(
         tokenizer = load_tokenizer(config.model.name)
         model = load_model(config.model.name, config.seed)
         check_window(model, config)
-        features = encode(questions.train, tokenizer, config.model.max_seq_length, config.model.doc_stride)
+        features = encode(questions.train, tokenizer, **window_arguments(config))
         dev = eval_set("dev", questions.dev, tokenizer, config)
         device = torch.device("cuda" if use_gpu else "cpu")
-        precision = resolve_precision(config.precision, nn.Module.to(model, device).train(), device)
+        precision = _precision(config, nn.Module.to(model, device).train(), device, checkpoint_dir)
         loop = TrainingLoop(
             model,
             features,
@@ -185,13 +192,26 @@ def start_training(
             recipe_of(config),
             build_accelerator(precision, use_gpu),
             tokenizer.pad_token_id,
+            compiled=config.scale.compile,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every_s=checkpoint_every_s,
             meter=meter,
             on_step=on_step,
-            progress=progress,
+            on_progress=on_progress,
         )
     return Training(config, questions, tokenizer, loop, precision)
+
+
+def _precision(config: TrainConfig, model: nn.Module, device: torch.device, checkpoint_dir: Path | None) -> Precision:
+    """Returns the precision of the run's earlier part, if it has one, else what the configuration asks for.
+
+    It is resolved by the first worker for all of them: measured in each, it could differ.
+    """
+    checkpoint = checkpoint_dir and latest_checkpoint(checkpoint_dir)
+    if checkpoint:
+        found: Precision = read_progress(checkpoint)["precision"]
+        return found
+    return from_first(resolve_precision(config.precision, model, device) if rank() == 0 else "fp32")
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
@@ -203,6 +223,8 @@ def recipe_of(config: TrainConfig) -> Recipe:
 
 def build_accelerator(precision: Precision, use_gpu: bool) -> Accelerator:
     """Returns an `Accelerator` of this precision, whatever another one of this process had before."""
+    if use_gpu:
+        torch.set_float32_matmul_precision("high")  # TF32, where matrix products stay in fp32
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=not use_gpu)

@@ -29,7 +29,7 @@ def commands() -> None:
 @click.option("--out", metavar="DIR", help="A new directory.  [default: runs/<name>-<time>]")
 @as_json
 def run(path: str, overrides: tuple[str, ...], print_config: bool, out: str | None, as_json: bool) -> int:
-    r"""Runs a sweep to its end; exits with 1 if a trial failed.
+    """Runs a sweep to its end; exits with 1 if a trial failed.
 
     \b
     Example:

@@ -22,6 +22,7 @@ _SPACE: dict[str, Any] = {
     "expected": "fields of train, each with {int|uniform|loguniform: [lo, hi]} or {choice: [a, b]}"
 }
 _SEEDS: dict[str, Any] = {"expected": "a list of one integer from 0 to 4294967295"}
+_ENQUEUE: dict[str, Any] = {"expected": "a list of points, each with a value for every field of space"}
 _MAX_USD: dict[str, Any] = {"expected": "null (limits in dollars are not available; use max_device_hours)"}
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -42,6 +43,9 @@ class SearchConfig(Config):
     )
     mode: Literal["max", "min"] = Field(default="max", description="min goes with eval_loss, max with the rest")
     seed: Seed = Field(default=0, description="of the sampling")
+    enqueue: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = Field(
+        default=(), description="tried first", json_schema_extra=_ENQUEUE
+    )
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1)] = Field(
         default=(0,), description="the trials' train.seed", json_schema_extra=_SEEDS
     )
@@ -99,6 +103,13 @@ class SweepConfig(Config):
         if not self.space.dimensions and self.search.num_trials > 1:
             text = f"expected 1 with an empty space (all trials would be alike), found {self.search.num_trials}"
             problems["search.num_trials"] = text
+        for number, point in enumerate(self.search.enqueue):
+            if not self.space.contains(point):
+                fields = ", ".join(self.space.dimensions)
+                text = f"expected a value within space for each of {fields}, found {point}"
+                problems[f"search.enqueue.{number}"] = text
+        if len(self.search.enqueue) > self.search.num_trials:
+            problems["search.num_trials"] = f"expected at least the {len(self.search.enqueue)} points of search.enqueue"
         if self.train.seed not in self.search.seeds:
             text = f"expected {self.search.seeds[0]} as in search.seeds, found {self.train.seed}; set both alike"
             problems["train.seed"] = text

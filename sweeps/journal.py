@@ -1,5 +1,6 @@
 """Appends to a sweep's records: one writer, the driver; each row is on disk before the next one."""
 
+import contextlib
 import json
 import math
 import os
@@ -46,7 +47,9 @@ class Journal:
         """
         plain: Row = {key: None if _is_not_json(value) else value for key, value in row.items()}
         try:
-            self._file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            line = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+            # A name that is no UTF-8 is a lone surrogate in Python; its replacement is also JSON's form of it.
+            self._file.write(line.encode(errors="backslashreplace") + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -59,7 +62,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was told by append
+            self._file.close()
 
 
 def _is_not_json(value: Value) -> bool:

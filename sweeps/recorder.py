@@ -84,6 +84,7 @@ class Recorder:
         """Records the trials that still run as interrupted."""
         for running in self._running.values():
             self._append(running, {"status": "interrupted"})
+            self._ended_device_s += running.device_s
         self._running.clear()
 
     def _append(self, running: _RunningTrial, columns: Mapping[str, Any]) -> Row:

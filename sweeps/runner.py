@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.ray_session import ray_session, resources
+from qa_train.ray_session import ray_session, resources
 
 # isort: split
 import ray
@@ -18,16 +18,17 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
+from qa_train.config import with_values
 from qa_train.errors import QAError, SweepError
 from qa_train.storage import unused_dir
 from sweeps.config import SweepConfig
 from sweeps.journal import Journal
-from sweeps.placement import Placement, place
+from sweeps.placement import Placement, needs_ray_train, place
 from sweeps.probe import Probe, probe
 from sweeps.recorder import Recorder, Say
 from sweeps.records import Manifest, Row, write_manifest
 from sweeps.search import TRIAL_ID, VALUES, StudySearcher
-from sweeps.trainable import DEVICE, DIRECTORY, NUM_DEVICES, NUM_THREADS, TRAIN, TrialTrainable
+from sweeps.trainable import DEVICE, DIRECTORY, LAUNCHER, NUM_DEVICES, NUM_THREADS, TRAIN, TrialTrainable
 
 
 def _say(line: str) -> None:
@@ -71,11 +72,12 @@ def run_sweep(config: SweepConfig, directory: Path | None = None, say: Say = _sa
     now = datetime.datetime.now().astimezone()
     directory = unused_dir(directory or Path("runs") / f"{config.name}-{now:%Y%m%d-%H%M%S}", "give another --out")
     try:
-        with ray_session():
+        with ray_session(dashboard=needs_ray_train(config)):
             placement = place(config, *resources())
             say(f"sweep {config.name}: {config.search.num_trials} trials, {_describe(placement)}, in {directory}")
             found = _probe(config, placement)
-            config = config.model_copy(update={"train": config.train.model_copy(update={"precision": found.precision})})
+            resolved = {"precision": found.precision, "scale.use_gpu": placement.gpus_per_worker > 0}
+            config = config.model_copy(update={"train": with_values(config.train, resolved)})
             write_manifest(directory, _manifest(config, placement, found, now, directory.name))
             with Journal(directory) as journal:
                 recorder = Recorder(config, journal, say)
@@ -90,8 +92,9 @@ def run_sweep(config: SweepConfig, directory: Path | None = None, say: Say = _sa
 
 def _describe(placement: Placement) -> str:
     gpus = f" and {placement.gpus_per_worker} GPU" if placement.gpus_per_worker else ""
+    workers = f"{placement.num_workers} x " if placement.num_workers > 1 else ""
     at_once = "one at a time" if placement.max_concurrent_trials == 1 else f"{placement.max_concurrent_trials} at once"
-    return f"{at_once} with {placement.cpus_per_worker} CPU{gpus} each"
+    return f"{at_once} with {workers}{placement.cpus_per_worker} CPU{gpus} each"
 
 
 def _probe(config: SweepConfig, placement: Placement) -> Probe:
@@ -131,23 +134,22 @@ def _run_tune(config: SweepConfig, placement: Placement, found: Probe, directory
     param_space = {
         TRAIN: config.train.model_dump(),
         DIRECTORY: str(directory),
+        LAUNCHER: placement.launcher,
         NUM_THREADS: placement.cpus_per_worker,
         NUM_DEVICES: placement.num_devices,
         DEVICE: found.device,
     }
-    trainable = tune.with_resources(
-        TrialTrainable, {"cpu": placement.cpus_per_worker, "gpu": placement.gpus_per_worker}
-    )
     scratch = Path(tempfile.mkdtemp(prefix="spansweep-"))  # Tune's own state, which nothing reads
     try:
         tune.Tuner(
-            trainable,
+            tune.with_resources(TrialTrainable, placement.trial_resources),
             param_space=param_space,
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(config.space, config.search),
                 num_samples=config.search.num_trials,
                 max_concurrent_trials=placement.max_concurrent_trials,
-                reuse_actors=True,
+                # Ray Train's workers end with the actor that asked for them.
+                reuse_actors=placement.launcher == "local",
             ),
             run_config=tune.RunConfig(
                 name="tune",

@@ -39,6 +39,8 @@ class StudySearcher(Searcher):
         self._distributions = {key: distribution(dimension) for key, dimension in space.dimensions.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(direction="maximize" if search.mode == "max" else "minimize")
+        for point in search.enqueue:
+            self.study.enqueue_trial(dict(point))
         self._open: dict[str, optuna.Trial] = {}
         self._num_suggested = 0
 

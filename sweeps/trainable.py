@@ -1,4 +1,4 @@
-"""What Ray Tune runs: an actor that is reused from trial to trial and lets each train in a process of its own."""
+"""What Ray Tune runs: an actor that lets each trial train in a process of its own, or in several under Ray Train."""
 
 import time
 from pathlib import Path
@@ -10,8 +10,10 @@ from ray import tune
 from qa_train.config import TrainConfig, build_config, with_values
 from sweeps.search import TRIAL_ID, VALUES
 from sweeps.trial import TrialJob, TrialProcess
+from sweeps.trial_workers import TrialWorkers
 
-TRAIN, DIRECTORY, NUM_THREADS, NUM_DEVICES, DEVICE = "train", "directory", "num_threads", "num_devices", "device"
+TRAIN, DIRECTORY, NUM_THREADS, LAUNCHER = "train", "directory", "num_threads", "launcher"
+NUM_DEVICES, DEVICE = "num_devices", "device"
 
 
 class TrialTrainable(tune.Trainable):
@@ -22,11 +24,14 @@ class TrialTrainable(tune.Trainable):
 
         Args:
             config: `train` (the sweep's training configuration as plain values), `trial_id`, `values` (those searched),
-                `directory` (the sweep's), `num_threads`, `num_devices` and `device` (what each trial is given).
+                `directory` (the sweep's), `launcher`, `num_threads` of each worker, `num_devices` and `device` of each
+                trial.
         """
         self._started = time.monotonic()
         self._spec = config
-        self._process = TrialProcess(self._job(config))
+        job = self._job(config)
+        self._trial: TrialProcess | TrialWorkers
+        self._trial = TrialWorkers(job) if config[LAUNCHER] == "ray_train" else TrialProcess(job)
 
     def _job(self, config: dict[str, Any]) -> TrialJob:
         train = build_config(TrainConfig, config[TRAIN], "sweep")
@@ -37,23 +42,23 @@ class TrialTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Ends the trial before, if Tune stopped it, and starts another."""
-        self._process.stop()
+        self._trial.stop()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Waits for the trial's next report and adds what only this process knows."""
-        message = self._process.next_message()
+        message = self._trial.next_message()
         held = (time.monotonic() - self._started) * self._spec[NUM_DEVICES]
         return {
             **message,
             "cost.device_s": held,
             "node": ray.get_runtime_context().get_node_id(),
             "device": self._spec[DEVICE],
-            "launcher": "local",
+            "launcher": self._spec[LAUNCHER],
             "done": message["status"] != "running",
         }
 
     def cleanup(self) -> None:
         """Ends the trial's process."""
-        self._process.stop()
+        self._trial.stop()

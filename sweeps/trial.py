@@ -27,6 +27,7 @@ from qa_train.loop import Report
 from qa_train.resources import limit_threads
 from qa_train.storage import write_json
 from qa_train.training import Training, start_training
+from qa_train.workers import rank
 
 LOG, CHECKPOINTS, MODEL, REPORTS = "log.txt", "checkpoints", "model", "reports.jsonl"
 
@@ -60,26 +61,33 @@ def run_trial(job: TrialJob, connection: Connection) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     limit_threads(job.num_threads)
     try:
-        for message in _messages(job):
-            _append(job.directory / REPORTS, message)
+        for message in messages(job):
+            append_report(job, message)
             connection.send(message)
-        remove_checkpoints(job.directory / CHECKPOINTS)
     except Exception as error:
         traceback.print_exc()
-        expected = isinstance(error, QAError)
-        text = str(error) if expected else f"{error}".strip().partition("\n")[0] or "no message"
-        connection.send(
-            {"status": "failed", "error.type": type(error).__name__, "error.message": text, "error.log": _log(job)}
-        )
+        connection.send(failure(job, error))
     connection.close()
 
 
-def _messages(job: TrialJob) -> Iterator[Message]:
+def failure(job: TrialJob, error: Exception) -> Message:
+    """Returns the message of a trial that failed."""
+    text = str(error) if isinstance(error, QAError) else str(error).strip().partition("\n")[0]
+    return {
+        "status": "failed",
+        "error.type": type(error).__name__,
+        "error.message": text or "no message",
+        "error.log": _log(job),
+    }
+
+
+def messages(job: TrialJob) -> Iterator[Message]:
+    """Trains, alone or as one of several workers; yields the columns of a record after each epoch."""
     meter = CostMeter()
     meter.seconds["starting"] = time.time() - job.created
     training = start_training(job.config, job.directory / CHECKPOINTS, meter=meter)
     for report in training.loop.reports():
-        if report.budget_epochs is not None:
+        if report.budget_epochs is not None and rank() == 0:
             with meter.part("checkpointing"):
                 _keep(job, training, report)
         yield columns(report) | meter.columns()
@@ -110,11 +118,17 @@ def columns(report: Report) -> Message:
     }
 
 
-def _append(path: Path, message: Message) -> None:
-    with open(path, "a", encoding="utf-8") as file:
+def append_report(job: TrialJob, message: Message) -> None:
+    """Writes a message to the trial's own reports, on disk before the driver hears of it.
+
+    After the last one the checkpoints are of no use any more; the trial's process may be ended right after it.
+    """
+    with open(job.directory / REPORTS, "a", encoding="utf-8") as file:
         file.write(json.dumps(message, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    if message["status"] != "running":
+        remove_checkpoints(job.directory / CHECKPOINTS)
 
 
 def _log(job: TrialJob) -> str:
@@ -170,10 +184,9 @@ class TrialProcess:
             }
 
     def stop(self) -> None:
-        """Ends the process, whatever it does, and waits for its end."""
+        """Ends the process, whatever it does, and waits for its end; may be called again."""
         self._process.kill()
         self._process.join()
-        self._process.close()
         self._connection.close()
 
 

@@ -1,8 +1,9 @@
-"""A Ray for this sweep: the cluster that the environment names, or an own one that ends with this process."""
+"""The Ray that a command uses: the cluster that the environment names, or an own one that ends with this process."""
 
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,44 +14,73 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even when it shall be silent
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray Train's controller looks at its workers every two seconds otherwise.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402 - after the environment is set
 
+_LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 80 * 1024**2
+_GCS_PORT = "RAY_GCS_SERVER_PORT"
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(*, dashboard: bool = False) -> Iterator[None]:
     """Connects to the cluster of `RAY_ADDRESS`, or starts a Ray on this machine; leaves or ends it afterwards.
 
-    An own Ray has token authentication, no dashboard, and processes that die with this one.
+    An own Ray has token authentication and processes that die with this one.
+
+    Args:
+        dashboard: Whether an own Ray has its dashboard, on loopback. Ray Train inside a trial needs it: what frees the
+            workers of a stopped trial asks the dashboard whether the trial still lives.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         _ensure_token()
-        # "local" also where another Ray runs on this machine.
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        _start(dashboard)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(dashboard: bool) -> None:
+    port = _free_port()
+    before = os.environ.get(_GCS_PORT)
+    os.environ[_GCS_PORT] = str(port)
+    try:
+        ray.init(
+            address="local",  # an own one also where another Ray runs on this machine
+            include_dashboard=dashboard,
+            dashboard_host=_LOOPBACK,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address=_LOOPBACK,
+            # With two Rays on one host, processes that look for "the" Ray would find both.
+            runtime_env={"env_vars": {"RAY_ADDRESS": f"{_LOOPBACK}:{port}"}} if dashboard else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    finally:
+        os.environ.pop(_GCS_PORT)
+        if before is not None:
+            os.environ[_GCS_PORT] = before
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 def _ensure_token() -> None:
