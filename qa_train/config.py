@@ -77,6 +77,7 @@ class ModelConfig(Config):
     name: Path = Field(default="distilbert-base-uncased", description="the pretrained model", json_schema_extra=_MODEL)
     max_seq_length: int = Field(default=384, ge=16, le=8192, description="tokens in a window, question included")
     doc_stride: int = Field(default=128, ge=0, le=4096, description="tokens two windows share, at most half a window")
+    single_window: bool = Field(default=False, description="first window of a context only, as in the study")
 
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:
@@ -94,7 +95,9 @@ class OptimConfig(Config):
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1, description="share of all steps that warm up")
     weight_decay: float = Field(default=0.01, ge=0, le=1, description="decoupled; none on biases and LayerNorm")
     batch_size: int = Field(default=16, ge=1, le=65536, description="windows per step, over all workers")
-    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6, description="gradients are clipped to this L2 norm")
+    max_grad_norm: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=1.0, description="gradients are clipped to this L2 norm; null: not at all"
+    )
 
 
 class ScaleConfig(Config):
@@ -109,6 +112,7 @@ class ScaleConfig(Config):
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, le=65536, description="pieces the batch is cut into, to save memory"
     )
+    compile: bool = Field(default=False, description="torch.compile, for few padded lengths; gains on GPUs only")
 
 
 class TrainConfig(Config):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,14 @@ class SquadDataset(Dataset[dict[str, Ints]]):
         }
 
 
-def encode(examples: Sequence[Example], tokenizer: Any, max_seq_length: int = 384, doc_stride: int = 128) -> Features:
+def encode(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    max_seq_length: int = 384,
+    doc_stride: int = 128,
+    *,
+    single_window: bool = False,
+) -> Features:
     """Tokenises examples into windows: the question first, then as much of the context as fits.
 
     A question may fill a quarter of the window; what is longer is cut off and counted. The label of a window is the
@@ -90,6 +98,8 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_seq_length: int = 38
         tokenizer: A fast tokenizer of Transformers.
         max_seq_length: Tokens in a window at most, question and special tokens included.
         doc_stride: Tokens of context that two neighbouring windows share.
+        single_window: Keep the first window of each example only. Answers behind it are then out of reach: their
+            label is unknown.
 
     Raises:
         DataError: If there is no example, or a context has no token at all.
@@ -106,7 +116,14 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_seq_length: int = 38
         num_questions_cut += num_cut
         contexts = [example.context for example in chunk]
         windows += _windows(questions, contexts, tokenizer, max_seq_length, doc_stride, first)
-    return _flatten(windows, examples, num_questions_cut)
+    if not single_window:
+        return _flatten(windows, examples, num_questions_cut)
+    firsts = [windows[0], *(here for before, here in pairwise(windows) if here.example_index != before.example_index)]
+    features = _flatten(firsts, examples, num_questions_cut)
+    elsewhere = features.start_positions == _NO_ANSWER_HERE
+    for positions in (features.start_positions, features.end_positions):
+        positions[elsewhere] = UNKNOWN
+    return features
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +202,10 @@ def _label(window: _Window, example: Example) -> tuple[int, int]:
     offsets = window.offsets[window.context_begin : window.context_end]
     if first_char < offsets[0, 0] or past_char > offsets[-1, 1]:
         return _NO_ANSWER_HERE, _NO_ANSWER_HERE
-    # The last token that begins at or before the answer's first character, the first that ends at or after its last.
-    start = int(np.searchsorted(offsets[:, 0], first_char, side="right")) - 1
-    end = int(np.searchsorted(offsets[:, 1], past_char, side="left"))
+    # The first token that ends after the answer's first character, the last that begins before its end. A character
+    # can be several tokens (byte-level tokenizers) or none.
+    start = int(np.searchsorted(offsets[:, 1], first_char, side="right"))
+    end = int(np.searchsorted(offsets[:, 0], past_char, side="left")) - 1
     if start > end:  # the answer consists of characters that the tokenizer drops
         return UNKNOWN, UNKNOWN
     return window.context_begin + start, window.context_begin + end

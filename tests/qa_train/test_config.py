@@ -49,13 +49,13 @@ GOOD = "data: {train: train.json}\n"
 def test_the_defaults_are_the_documented_ones(config: TrainConfig) -> None:
     documented = """
         data: {train: train.json, dev: null, dev_fraction: 0.1, test: {}}
-        model: {name: distilbert-base-uncased, max_seq_length: 384, doc_stride: 128}
+        model: {name: distilbert-base-uncased, max_seq_length: 384, doc_stride: 128, single_window: false}
         optim: {learning_rate: 3.0e-5, schedule: linear, warmup_ratio: 0.06, weight_decay: 0.01,
                 batch_size: 16, max_grad_norm: 1.0}
         num_epochs: 3
         precision: auto
         scale: {num_workers: 1, use_gpu: auto, launcher: auto, cpus_per_worker: auto,
-                gradient_accumulation_steps: 1}
+                gradient_accumulation_steps: 1, compile: false}
         seed: 0
     """
     assert config.model_dump() == yaml.safe_load(documented)

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
           optim.learning_rate: {loguniform: [1.0e-6, 1.0e-4]}
           optim.warmup_ratio:  {uniform: [0.0, 0.2]}
         search: {searcher: tpe, num_trials: 20, max_concurrent_trials: auto, metric: dev.f1, mode: max,
-                 seed: 0, seeds: [0]}
+                 seed: 0, enqueue: [], seeds: [0]}
         stop:   {trial_scheduler: none, max_usd: null, max_device_hours: null, max_wall_s: null}
     """
     assert config.model_dump(mode="json", exclude={"name", "train"}) == yaml.safe_load(documented)
