@@ -36,7 +36,7 @@ def commands() -> None:
 @click.option("--cost", default=COST, show_default=True, metavar="COLUMN", help="The cost to save on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def report(directories: tuple[str, ...], out: str | None, within_f1: float, cost: str, as_json: bool) -> int:
-    r"""Compares the finished models of one or several sweeps, running or not, and recommends one.
+    """Compares the finished models of one or several sweeps, running or not, and recommends one.
 
     It is the cheapest whose dev F1 is within a margin of the best. Writes table.csv, table.md and recommended.yaml.
 

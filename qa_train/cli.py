@@ -52,7 +52,7 @@ def train(
     overwrite: bool,
     as_json: bool,
 ) -> int:
-    r"""Fine-tunes one model and saves it with its scores and cost.
+    """Fine-tunes one model and saves it with its scores and cost.
 
     \b
     Examples:
@@ -107,7 +107,7 @@ def _finish_training(directory: Path, config: TrainConfig, as_json: bool) -> int
 @click.option("--predictions", required=True, metavar="P.json", help="{question id: answer text}")
 @as_json
 def score(data: str, predictions: str, as_json: bool) -> int:
-    r"""Scores predictions by the official rule of SQuAD 1.1: exact match and F1, 0 to 100.
+    """Scores predictions by the official rule of SQuAD 1.1: exact match and F1, 0 to 100.
 
     \b
     Example:
@@ -133,7 +133,7 @@ def score(data: str, predictions: str, as_json: bool) -> int:
 @click.option("--articles", is_flag=True, help="List the articles with their questions.")
 @as_json
 def inspect(files: tuple[str, ...], tokenizer: str | None, articles: bool, as_json: bool) -> int:
-    r"""Describes data files: counts, alignment of the answers, answerable share, lengths.
+    """Describes data files: counts, alignment of the answers, answerable share, lengths.
 
     \b
     Example:
