@@ -11,7 +11,10 @@ PIP := $(PY) -m pip install --disable-pip-version-check --quiet
 demo: $(VENV)/ready
 	out=runs/demo-$$(date +%Y%m%d-%H%M%S) && \
 	$(PY) -m sweeps run sweeps/configs/demo.yaml --out $$out && \
-	$(PY) -m analysis report $$out
+	$(PY) -m analysis report $$out && \
+	$(PY) -m qa_train train --config $$out/report/recommended.yaml scale.num_workers=2 --to $$out/model && \
+	$(PY) -m qa_train predict --model $$out/model \
+		--context-file qa_train/demo_data/passage.txt --question "From what distance can sailors see the beam?"
 
 test: $(VENV)/ready-dev
 	$(PY) -m pytest -m "not slow"

@@ -3,13 +3,17 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from qa_train.config import TrainConfig, build_config, describe_config, find_data_file, load_config
-from qa_train.errors import ConfigError, DataError, run_command
+from qa_train.convert import DELIMITERS, convert_csv
+from qa_train.download import DATASETS
+from qa_train.download import download as fetch_files
+from qa_train.errors import ConfigError, DataError, QAError, run_command
 from qa_train.inspection import format_reports, inspect_file, reports_as_dict
 from qa_train.scoring import score_files
 from qa_train.storage import parse_yaml, read_text
@@ -69,9 +73,14 @@ def train(
     if print_config:
         print(describe_config(config), end="")
         return 0
-    from qa_train.output import claim_output  # imports torch, which the other paths do not need
+    from qa_train.output import claim_output, release_output  # imports torch, which the other paths do not need
 
-    return _finish_training(claim_output(Path(to or DEFAULT_OUTPUT), config, overwrite=overwrite), config, as_json)
+    directory = claim_output(Path(to or DEFAULT_OUTPUT), config, overwrite=overwrite)
+    try:
+        return _finish_training(directory, config, as_json)
+    except QAError:
+        release_output(directory)
+        raise
 
 
 def _interrupted(directory: Path) -> tuple[Path, TrainConfig]:
@@ -149,4 +158,93 @@ def inspect(files: tuple[str, ...], tokenizer: str | None, articles: bool, as_js
         print(json.dumps(reports_as_dict(reports, articles), indent=2, ensure_ascii=False))
     else:
         print(format_reports(reports, articles))
+    return 0
+
+
+@commands.command()
+@click.option(
+    "--set", "name", type=click.Choice(list(DATASETS)), default="spoken-squad", show_default=True, help="Which."
+)
+@click.option("--to", metavar="DIR", help="Where it goes.  [default: ~/data/spoken-squad, ~/data/squad]")
+@as_json
+def download(name: str, to: str | None, as_json: bool) -> int:
+    """Fetches a public data set, checking every file; goes on where an earlier download was interrupted.
+
+    \b
+    Examples:
+      python -m qa_train download
+      python -m qa_train download --set squad-1.1 --to data/squad
+    """
+    dataset = DATASETS[name]
+    directory = (Path(to) if to else dataset.directory).expanduser()
+    paths = fetch_files(dataset.files, directory, progress=sys.stderr.isatty())
+    about = {"source": dataset.source, "licence": dataset.licence, "citation": dataset.citation}
+    if as_json:
+        print(json.dumps({"directory": str(directory), "files": [path.name for path in paths], **about}, indent=2))
+        return 0
+    for key, text in about.items():
+        print(f"{key}: {text}")
+    print(f"Wrote {', '.join(path.name for path in paths)} in {directory}")
+    return 0
+
+
+@commands.command()
+@click.argument("table", metavar="IN.csv")
+@click.argument("out", metavar="OUT.json")
+@click.option("--delimiter", type=click.Choice(list(DELIMITERS)), help="Between cells.  [default: seen in the header]")
+@click.option("--drop-unfound", is_flag=True, help="Leave out answers that do not occur in their context.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.json.")
+@as_json
+def convert(table: str, out: str, delimiter: str | None, drop_unfound: bool, overwrite: bool, as_json: bool) -> int:
+    """Makes a data file of a table with the columns context, question, answer (and id, title, answer_start).
+
+    \b
+    Example:
+      python -m qa_train convert questions.csv questions.json
+    """
+    given = DELIMITERS[delimiter] if delimiter else None
+    counts = convert_csv(table, out, delimiter=given, drop_unfound=drop_unfound, overwrite=overwrite)
+    if as_json:
+        print(json.dumps(asdict(counts), indent=2))
+        return 0
+    if counts.ignored_columns:
+        print(f"warning: ignored the columns {', '.join(counts.ignored_columns)}", file=sys.stderr)
+    print(
+        f"{counts.num_questions:,} questions with {counts.num_answers:,} answers about {counts.num_paragraphs:,} "
+        f"contexts of {counts.num_articles:,} articles; {counts.num_moved:,} answers stood beside their offset, "
+        f"{counts.num_searched:,} had none, {counts.num_dropped:,} rows left out"
+    )
+    print(f"Wrote {out}")
+    return 0
+
+
+@commands.command()
+@click.option("--model", required=True, metavar="DIR", help="A trained model.")
+@click.option("--question", required=True, metavar="Q", help="What to ask.")
+@click.option("--context", metavar="TEXT", help="The text that holds the answer.")
+@click.option("--context-file", metavar="F", help="The same, from a file.")
+@click.option("--n-best", default=1, show_default=True, metavar="N", help="Answers to give, best first.")
+@as_json
+def predict(
+    model: str, question: str, context: str | None, context_file: str | None, n_best: int, as_json: bool
+) -> int:
+    """Answers a question with a span of a text.
+
+    \b
+    Example:
+      python -m qa_train predict --model models/demo --question "who built it ?" --context "ada built the mill"
+    """
+    if (context is None) == (context_file is None):
+        raise ConfigError(["expected either --context or --context-file"], "predict")
+    text = read_text(context_file) if context is None and context_file else context or ""
+    from qa_train.predictor import Predictor  # imports torch, which the other paths do not need
+
+    answers = Predictor(model)(question=question, context=text, n_best=n_best)
+    if as_json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        return 0
+    for answer in answers:
+        print(
+            f"{answer['answer']}  (probability {answer['score']:.2f}, characters {answer['start']} to {answer['end']})"
+        )
     return 0

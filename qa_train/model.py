@@ -53,7 +53,7 @@ _DOWNLOADED = [
 _OTHER_CHOICES = f"set model.name: {OFFLINE_MINILM}, which needs no network, or the path of a local directory"
 
 
-def load_model(name: str, seed: int = 0) -> PreTrainedModel:
+def load_model(name: str, seed: int = 0, *, require_head: bool = False) -> PreTrainedModel:
     """Opens a model for question answering, on the CPU, in float32 and in evaluation mode.
 
     Args:
@@ -61,6 +61,7 @@ def load_model(name: str, seed: int = 0) -> PreTrainedModel:
             weights; or a local directory; or `offline-minilm` (see `offline_model.offline_weights`).
         seed: Decides alone, with the model's width, the weights of a head that the model does not have yet. PyTorch's
             random state stays as it is.
+        require_head: Whether to refuse a model that has no question-answering head yet.
 
     Returns:
         What `AutoModelForQuestionAnswering` gives. Every weight that was saved is kept, a head's included.
@@ -68,21 +69,21 @@ def load_model(name: str, seed: int = 0) -> PreTrainedModel:
     Raises:
         CheckpointError: If there is no such directory or model; no hub answers within `HUB_TIMEOUT_S`; config.json or
             model.safetensors is missing (pickled weights are never opened) or unusable; the model has no
-            question-answering form, or needs code of its own; or weights of the
-            encoder are missing, or any are of another size.
+            question-answering form, or needs code of its own; weights of the
+            encoder are missing, or any are of another size; or the head is missing and required.
     """
     if name == OFFLINE_MINILM:
         config, weights = offline_weights()
-        return _open(name, config, seed, state_dict=weights)
+        return _open(name, config, seed, require_head, state_dict=weights)
     directory = _directory(name)
     _require(directory, _CONFIG)
     _require(directory, _WEIGHTS)
     with _explained(directory, "config.json"):
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    return _open(str(directory), config, seed, pretrained_model_name_or_path=directory)
+    return _open(str(directory), config, seed, require_head, pretrained_model_name_or_path=directory)
 
 
-def _open(place: str, config: PreTrainedConfig, seed: int, **source: Any) -> PreTrainedModel:
+def _open(place: str, config: PreTrainedConfig, seed: int, require_head: bool, **source: Any) -> PreTrainedModel:
     if type(config) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING:
         raise CheckpointError(f"{place}: a model of type {config.model_type!r} has no question-answering form")
     model_class: Any = MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)]
@@ -110,6 +111,11 @@ def _open(place: str, config: PreTrainedConfig, seed: int, **source: Any) -> Pre
         raise CheckpointError(
             f"{place}: the weights do not fit config.json: {len(unfit)} are missing or of another size, such as "
             f"{unfit[0]!r}; give a directory that save_pretrained wrote"
+        )
+    if require_head and info["missing_keys"]:
+        raise CheckpointError(
+            f"{place}: expected a model trained for question answering, found one without its head "
+            f"({min(info['missing_keys'])!r}); train it first: python -m qa_train train … model.name={place}"
         )
     return model
 

@@ -4,23 +4,31 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qa_train.checkpoint import latest_checkpoint
 from qa_train.config import TrainConfig, build_config, to_yaml
 from qa_train.display import Display
-from qa_train.errors import CheckpointError
+from qa_train.errors import CheckpointError, DataError, QAError
 from qa_train.resources import limit_threads, num_cpus, place_workers
 from qa_train.storage import unused_dir, write_json, write_text
-from qa_train.training import TRAINING_RECORD, start_training
+from qa_train.training import MODEL_CARD, TRAINING_RECORD, start_training
 from qa_train.workers import rank
 
 RUN_CONFIG = "run.yaml"
 """The resolved configuration; stands in the directory while the training is not finished."""
 _CHECKPOINTS, _REPORTS, _LOCK = "checkpoints", "reports.json", ".lock"
+_LEFT_BY_TRAINING = (
+    *(RUN_CONFIG, TRAINING_RECORD, _CHECKPOINTS, _REPORTS, _LOCK, ".*.tmp", "README.md"),
+    *("events.jsonl", ".ray_train"),  # of Ray Train
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
+)
 
 
 def claim_output(directory: Path, config: TrainConfig, *, overwrite: bool = False) -> Path:
@@ -32,28 +40,58 @@ def claim_output(directory: Path, config: TrainConfig, *, overwrite: bool = Fals
         overwrite: Whether to remove what an earlier training left there; nothing else is ever removed.
 
     Raises:
-        DataError: If the directory is in use, or cannot be created.
+        DataError: If the directory is in use, holds more than an earlier training left, or cannot be created.
+        CheckpointError: If another training is writing there.
     """
     directory = directory.expanduser()
     if overwrite and any((directory / name).is_file() for name in (RUN_CONFIG, TRAINING_RECORD)):
         with _locked(directory):
-            shutil.rmtree(directory)
+            _clear(directory)
     remedy = "give another directory with --to, or pass --overwrite if an earlier training left it"
     directory = unused_dir(directory, remedy)
     write_text(directory / RUN_CONFIG, to_yaml(config))
     return directory
 
 
+def release_output(directory: Path) -> None:
+    """Gives a claimed directory back if its training failed before there was anything to go on from."""
+    with suppress(QAError), _locked(directory):
+        if latest_checkpoint(directory / _CHECKPOINTS) is None:
+            _clear(directory)
+    with suppress(OSError):  # it is not empty
+        directory.rmdir()
+
+
+def _clear(directory: Path) -> None:
+    """Removes what a training left in its directory, or nothing if there is more."""
+    paths = sorted(directory.iterdir())
+    for path in paths:
+        if not any(path.match(pattern) for pattern in _LEFT_BY_TRAINING):
+            problem = f"expected nothing but what a training left, found {path.name!r} too"
+            raise DataError(f"{directory}: {problem}; move it away or give another directory with --to")
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Keeps a second training out of the directory; the lock ends with the process, however that ends."""
-    with open(directory / _LOCK, "w", encoding="utf-8") as file:
+    try:
+        file = open(directory / _LOCK, "w", encoding="utf-8")  # noqa: SIM115 - the errors of its body are others
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be written: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"{directory}: another training is writing there; wait for it or stop it") from None
-        yield
-        (directory / _LOCK).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (directory / _LOCK).unlink(missing_ok=True)
 
 
 def train_into(directory: Path, config: TrainConfig, *, progress: bool = False) -> dict[str, Any]:
@@ -134,11 +172,10 @@ def train_to_end(
         reports.append(report)
         if is_first:
             show({"report": asdict(report)})
-    tests = training.evaluate_tests()
+    training.evaluate_tests()
     if is_first:
-        training.save(directory, reports[-1])
+        training.save(directory)
         write_json(directory / _REPORTS, [asdict(report) for report in reports])
-        scores = {"dev": {"f1": reports[-1].f1, "exact_match": reports[-1].exact_match}}
-        scores |= {f"test.{name}": values for name, values in tests.items()}
-        files = [TRAINING_RECORD, _REPORTS]
+        scores = {"dev": {"f1": reports[-1].f1, "exact_match": reports[-1].exact_match}} | training.scores
+        files = [TRAINING_RECORD, MODEL_CARD, _REPORTS]
         show({"summary": {"scores": scores, "cost": training.loop.meter.columns(), "files": files}})

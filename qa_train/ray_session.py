@@ -28,7 +28,10 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402 - after the environment is set
 
+from qa_train.errors import QAError  # noqa: E402
+
 _LOOPBACK = "127.0.0.1"
+_CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 80 * 1024**2
 _GCS_PORT = "RAY_GCS_SERVER_PORT"
 
@@ -45,6 +48,7 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        _check_answers(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         _ensure_token()
@@ -53,6 +57,24 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray would try for minutes to reach a cluster that is gone.
+
+    Raises:
+        QAError: If nothing listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # such as "auto"
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise QAError(
+            f"RAY_ADDRESS: expected a running Ray at {address}, found none ({error}); "
+            "unset it to start a Ray on this machine"
+        ) from error
 
 
 def _start(dashboard: bool) -> None:

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -23,14 +23,17 @@ from qa_train.cost import CostMeter
 from qa_train.data import Example, SquadData, read_squad, split_by_title
 from qa_train.errors import ConfigError
 from qa_train.evaluate import EvalSet
-from qa_train.loop import CHECKPOINT_EVERY_S, Progress, Recipe, Report, TrainingLoop
+from qa_train.feature_cache import cached_encode
+from qa_train.intervals import article_interval
+from qa_train.loop import CHECKPOINT_EVERY_S, Progress, Recipe, TrainingLoop
+from qa_train.metrics import QAScores
 from qa_train.model import load_model, load_tokenizer, save_model
+from qa_train.model_card import model_card
 from qa_train.precision import Precision, resolve_precision
-from qa_train.storage import write_json
-from qa_train.tokenization import encode
+from qa_train.storage import write_json, write_text
 from qa_train.workers import from_first, rank
 
-TRAINING_RECORD = "training.json"
+TRAINING_RECORD, MODEL_CARD = "training.json", "README.md"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,7 @@ def eval_set(
     name: str, examples: tuple[Example, ...], tokenizer: PreTrainedTokenizerFast, config: TrainConfig
 ) -> EvalSet:
     """Tokenises a set of questions for evaluation."""
-    return EvalSet(name, examples, encode(examples, tokenizer, **window_arguments(config)))
+    return EvalSet(name, examples, cached_encode(examples, tokenizer, **window_arguments(config)))
 
 
 def window_arguments(config: TrainConfig) -> dict[str, Any]:
@@ -103,7 +106,7 @@ class Training:
         tokenizer: The model's.
         loop: Iterate over `loop.reports()`.
         precision: What `precision: auto` was resolved to.
-        test_scores: F1 and exact match of the test sets, once `evaluate_tests` ran.
+        scores: Of the test sets, once `evaluate_tests` ran; see `summarize`.
     """
 
     config: TrainConfig
@@ -111,43 +114,55 @@ class Training:
     tokenizer: PreTrainedTokenizerFast
     loop: TrainingLoop
     precision: Precision
-    test_scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def model(self) -> PreTrainedModel:
         """The model being trained."""
         return self.loop.model
 
-    def evaluate_tests(self) -> dict[str, dict[str, float]]:
-        """Scores the test sets: `{name: {"f1": …, "exact_match": …}}`, 0 to 100."""
+    def evaluate_tests(self) -> None:
+        """Scores the test sets."""
         for name, examples in self.questions.tests.items():
             with self.loop.meter.part("evaluating"):
-                scores = self.loop.evaluate(eval_set(name, examples, self.tokenizer, self.config)).scores
-            self.test_scores[name] = {"f1": scores.f1, "exact_match": scores.exact_match}
-        return self.test_scores
+                evaluation = self.loop.evaluate(eval_set(name, examples, self.tokenizer, self.config))
+            self.scores[f"test.{name}"] = summarize(evaluation.scores, examples)
 
-    def save(self, directory: Path, report: Report) -> None:
-        """Writes the model, its tokenizer and `training.json`.
+    def save(self, directory: Path) -> None:
+        """Writes the model, its tokenizer, `training.json` and a model card.
 
         Raises:
             CheckpointError: If the model cannot be written.
-            DataError: If `training.json` cannot be written.
+            DataError: If one of the others cannot be written.
         """
+        dev = self.loop.evaluation or self.loop.evaluate(self.loop.dev)  # none yet after a resume at the very end
+        record = {
+            "config": self.config.model_dump(),
+            "precision": self.precision,
+            "device": device_name(self.loop.accelerator.device),
+            "data": self.questions.description,
+            "scores": {"dev": summarize(dev.scores, self.questions.dev)} | self.scores,
+            "cost": self.loop.meter.columns(),
+            "versions": library_versions(),
+            "commit": commit(),
+        }
         save_model(self.model, self.tokenizer, directory)
-        write_json(
-            directory / TRAINING_RECORD,
-            {
-                "config": self.config.model_dump(),
-                "precision": self.precision,
-                "device": device_name(self.loop.accelerator.device),
-                "data": self.questions.description,
-                "dev": {"f1": report.f1, "exact_match": report.exact_match},
-                "test": self.test_scores,
-                "cost": self.loop.meter.columns(),
-                "versions": library_versions(),
-                "commit": commit(),
-            },
-        )
+        write_json(directory / TRAINING_RECORD, record)
+        write_text(directory / MODEL_CARD, model_card(record, directory.name))
+
+
+def summarize(scores: QAScores, examples: Sequence[Example]) -> dict[str, Any]:
+    """Returns F1 and exact match, 0 to 100, with their 95 % intervals over articles (null where there are too few)."""
+    articles = [example.title for example in examples]
+    values = {name: [getattr(score, name) for score in scores.per_question.values()] for name in ("f1", "exact_match")}
+    intervals = {name: article_interval(value, articles) for name, value in values.items()}
+    return {
+        "f1": scores.f1,
+        "exact_match": scores.exact_match,
+        **{f"{name}_interval": found and [found.low, found.high] for name, found in intervals.items()},
+        "num_questions": scores.num_questions,
+        "num_articles": len(set(articles)),
+    }
 
 
 def start_training(
@@ -181,7 +196,7 @@ def start_training(
         tokenizer = load_tokenizer(config.model.name)
         model = load_model(config.model.name, config.seed)
         check_window(model, config)
-        features = encode(questions.train, tokenizer, **window_arguments(config))
+        features = cached_encode(questions.train, tokenizer, **window_arguments(config))
         dev = eval_set("dev", questions.dev, tokenizer, config)
         device = torch.device("cuda" if use_gpu else "cpu")
         precision = _precision(config, nn.Module.to(model, device).train(), device, checkpoint_dir)

@@ -48,12 +48,17 @@ class Recorder:
     num_failed: int = 0
     best: Row | None = None
     _running: dict[str, _RunningTrial] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
     _ended_device_s: float = 0.0
 
     @property
     def device_s(self) -> float:
         """Device-seconds of all trials so far."""
         return self._ended_device_s + sum(trial.device_s for trial in self._running.values())
+
+    def knows(self, trial_id: str) -> bool:
+        """Returns whether a trial has started, ended ones included."""
+        return trial_id in self._running or trial_id in self._ended
 
     def started(self, trial_id: str, values: Mapping[str, Value]) -> None:
         """Notes a trial's configuration: the searched `values` by dotted name."""
@@ -72,6 +77,7 @@ class Recorder:
             self.say(f"trial {trial_id}: {_progress(row)}")
             return
         del self._running[trial_id]
+        self._ended.add(trial_id)
         self._ended_device_s += running.device_s
         self._tell_end(row)
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import datetime
+import logging
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from qa_train.ray_session import ray_session, resources
 # isort: split
 import ray
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
+from ray.tune import TuneError
 from ray.tune.experiment import Trial
 
 from qa_train.config import with_values
@@ -72,7 +75,8 @@ def run_sweep(config: SweepConfig, directory: Path | None = None, say: Say = _sa
     now = datetime.datetime.now().astimezone()
     directory = unused_dir(directory or Path("runs") / f"{config.name}-{now:%Y%m%d-%H%M%S}", "give another --out")
     try:
-        with ray_session(dashboard=needs_ray_train(config)):
+        # Ray prints what it tells the user, such as a worker's death, to stdout, where the result goes.
+        with contextlib.redirect_stdout(sys.stderr), ray_session(dashboard=needs_ray_train(config)):
             placement = place(config, *resources())
             say(f"sweep {config.name}: {config.search.num_trials} trials, {_describe(placement)}, in {directory}")
             found = _probe(config, placement)
@@ -139,6 +143,8 @@ def _run_tune(config: SweepConfig, placement: Placement, found: Probe, directory
         NUM_DEVICES: placement.num_devices,
         DEVICE: found.device,
     }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told by the recorder
+    listener = _Listener(recorder)
     scratch = Path(tempfile.mkdtemp(prefix="spansweep-"))  # Tune's own state, which nothing reads
     try:
         tune.Tuner(
@@ -155,11 +161,15 @@ def _run_tune(config: SweepConfig, placement: Placement, found: Probe, directory
                 name="tune",
                 storage_path=str(scratch),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
-                callbacks=[_Listener(recorder)],
+                callbacks=[listener],
                 stop=_Limits(config, recorder),
                 verbose=0,
             ),
         ).fit()
+    except TuneError:
+        if listener.error:  # Tune replaces what a callback raises by its traceback
+            raise listener.error from None
+        raise
     finally:
         recorder.close()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -173,10 +183,24 @@ class _Unsaved:
 
 
 class _Listener(_Unsaved, tune.Callback):
-    """Passes Tune's events on to the recorder, under the trials' own ids."""
+    """Passes Tune's events on to the recorder, under the trials' own ids.
+
+    Attributes:
+        error: Why an event could not be recorded.
+    """
+
+    error: QAError | None = None
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+
+    @contextlib.contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        try:
+            yield
+        except QAError as error:
+            self.error = error
+            raise
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES])
@@ -184,10 +208,18 @@ class _Listener(_Unsaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._recorder.reported(trial.config[TRIAL_ID], result)
+        with self._keeping_error():
+            self._recorder.reported(trial.config[TRIAL_ID], result)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._recorder.failed(trial.config[TRIAL_ID], "RayActorError", "the trial's Ray actor died")
+        found = trial.get_pickled_error()
+        name, message = "RayActorError", "the trial's Ray actor died"
+        if isinstance(found, RayTaskError):  # the actor lives, but its code raised
+            name, message = type(found.cause).__name__, str(found.cause)
+        with self._keeping_error():
+            if not self._recorder.knows(trial.config[TRIAL_ID]):
+                self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES])  # its actor never came up
+            self._recorder.failed(trial.config[TRIAL_ID], name, message)
 
 
 class _Limits(_Unsaved, tune.Stopper):

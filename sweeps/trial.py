@@ -95,7 +95,7 @@ def messages(job: TrialJob) -> Iterator[Message]:
 
 def _keep(job: TrialJob, training: Training, report: Report) -> None:
     """Saves the finished model and its dev predictions before it is announced."""
-    training.save(job.directory / MODEL, report)
+    training.save(job.directory / MODEL)
     if training.loop.evaluation:
         name = f"predictions_dev_{report.budget_epochs}.json"
         write_json(job.directory / name, training.loop.evaluation.predictions)
