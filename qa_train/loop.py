@@ -100,8 +100,7 @@ class TrainingLoop:
     Attributes:
         model: The model being trained, unwrapped.
         meter: The cost so far.
-        evaluation: The last evaluation on dev, with its predictions; None before the first epoch ends and after a
-            resume.
+        evaluation: The last evaluation on dev, with its predictions; None before the first epoch ends.
     """
 
     def __init__(
@@ -190,6 +189,9 @@ class TrainingLoop:
             self._epoch_loss.zero_()
             self._save_checkpoint()
             yield report
+        if self.evaluation is None:  # the run was resumed at its very end
+            with self.meter.part("evaluating"):
+                self.evaluation = self.evaluate(self.dev)
 
     def evaluate(self, eval_set: EvalSet) -> Evaluation:
         """Scores the model as it is on a data set."""

@@ -1,7 +1,7 @@
 """Cuts (question, context) pairs into tokenised windows, the features that a model reads."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -57,6 +57,28 @@ class Features:
     def lengths(self) -> Ints:
         """[num_features] Tokens of each window."""
         return np.diff(self.splits)
+
+    def labelled(self) -> "Features":
+        """Returns the windows whose label is known; these themselves if all are.
+
+        Raises:
+            DataError: If none is.
+        """
+        known = self.start_positions != UNKNOWN
+        if known.all():
+            return self
+        if not known.any():
+            raise DataError("no window holds its answer: expected at least one; use longer windows, or all of them")
+        tokens = np.repeat(known, self.lengths)
+        return replace(
+            self,
+            splits=np.concatenate([[0], np.cumsum(self.lengths[known])]).astype(np.int64),
+            **{name: getattr(self, name)[tokens] for name in ("input_ids", "token_type_ids", "offsets")},
+            **{name: getattr(self, name)[known] for name in _PER_WINDOW},
+        )
+
+
+_PER_WINDOW = ("example_index", "context_begin", "context_end", "start_positions", "end_positions")
 
 
 class SquadDataset(Dataset[dict[str, Ints]]):

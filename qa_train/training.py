@@ -135,13 +135,14 @@ class Training:
             CheckpointError: If the model cannot be written.
             DataError: If one of the others cannot be written.
         """
-        dev = self.loop.evaluation or self.loop.evaluate(self.loop.dev)  # none yet after a resume at the very end
+        if self.loop.evaluation is None:
+            raise RuntimeError("the loop's reports were not read to their end")
         record = {
             "config": self.config.model_dump(),
             "precision": self.precision,
             "device": device_name(self.loop.accelerator.device),
             "data": self.questions.description,
-            "scores": {"dev": summarize(dev.scores, self.questions.dev)} | self.scores,
+            "scores": {"dev": summarize(self.loop.evaluation.scores, self.questions.dev)} | self.scores,
             "cost": self.loop.meter.columns(),
             "versions": library_versions(),
             "commit": commit(),
@@ -196,7 +197,7 @@ def start_training(
         tokenizer = load_tokenizer(config.model.name)
         model = load_model(config.model.name, config.seed)
         check_window(model, config)
-        features = cached_encode(questions.train, tokenizer, **window_arguments(config))
+        features = cached_encode(questions.train, tokenizer, **window_arguments(config)).labelled()
         dev = eval_set("dev", questions.dev, tokenizer, config)
         device = torch.device("cuda" if use_gpu else "cpu")
         precision = _precision(config, nn.Module.to(model, device).train(), device, checkpoint_dir)
@@ -260,6 +261,10 @@ def resolve_use_gpu(config: TrainConfig) -> bool:
     return available and config.scale.use_gpu is not False
 
 
+_POSITIONS_AFTER_PAD = {"camembert", "mpnet", "roberta", "xlm-roberta"}
+"""Kinds of model that count their positions from `pad_token_id + 1`."""
+
+
 def check_window(model: PreTrainedModel, config: TrainConfig) -> None:
     """Checks that the model has positions for a whole window.
 
@@ -267,8 +272,8 @@ def check_window(model: PreTrainedModel, config: TrainConfig) -> None:
         ConfigError: If it has not.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
-    # RoBERTa counts its positions from pad_token_id + 1.
-    limit = limit and limit - (model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0)
+    if limit and model.config.model_type in _POSITIONS_AFTER_PAD:
+        limit -= model.config.pad_token_id + 1
     if limit and config.model.max_seq_length > limit:
         problem = f"expected at most {limit}, the positions that {config.model.name} has, found"
         raise ConfigError([f"model.max_seq_length: {problem} {config.model.max_seq_length}"], "configuration")

@@ -1,0 +1,105 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qa_train.data import Example
+from qa_train.postprocess import answer_texts, best_spans
+from qa_train.tokenization import Features, encode
+from tests.tiny_models import tiny_tokenizer
+
+
+def brute_force(
+    start: list[float], end: list[float], context_begin: int, context_end: int, max_answer_length: int
+) -> tuple[float, int, int]:
+    best = (-float("inf"), -1, -1)
+    for first in range(context_begin, context_end):
+        for last in range(first, min(first + max_answer_length, context_end)):
+            score = float(np.float32(start[first]) + np.float32(end[last]))
+            if score > best[0]:
+                best = (score, first, last)
+    return best
+
+
+@st.composite
+def scored_windows(draw: st.DrawFn) -> tuple[list[list[float]], list[list[float]], list[tuple[int, int]]]:
+    seq_len, batch = draw(st.integers(1, 12)), draw(st.integers(1, 3))
+    # A few whole numbers make equal scores frequent.
+    score = draw(st.sampled_from([st.floats(-1e4, 1e4, width=32), st.integers(-2, 2).map(float)]))
+    row = st.lists(score, min_size=seq_len, max_size=seq_len)
+    rows = st.lists(row, min_size=batch, max_size=batch)
+    bounds = []
+    for _ in range(batch):
+        begin = draw(st.integers(0, seq_len - 1))
+        bounds.append((begin, draw(st.integers(begin + 1, seq_len))))
+    return draw(rows), draw(rows), bounds
+
+
+@given(scored_windows(), st.integers(1, 15))
+def test_the_best_span_is_that_of_a_search_through_all(
+    windows: tuple[list[list[float]], list[list[float]], list[tuple[int, int]]], max_answer_length: int
+) -> None:
+    start, end, bounds = windows
+    begins, pasts = torch.tensor(bounds).unbind(dim=1)
+    score, first, last = best_spans(torch.tensor(start), torch.tensor(end), begins, pasts, max_answer_length)
+    for row, (context_begin, context_end) in enumerate(bounds):
+        expected = brute_force(start[row], end[row], context_begin, context_end, max_answer_length)
+        assert (float(score[row]), int(first[row]), int(last[row])) == expected
+        assert context_begin <= first[row] <= last[row] < context_end
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_span_never_leaves_the_context_however_high_the_scores_outside(dtype: torch.dtype) -> None:
+    lowest, highest = torch.finfo(dtype).min, torch.finfo(dtype).max
+    start = torch.full((1, 8), highest, dtype=dtype)
+    start[0, 3:6] = -100
+    end = start.clone()
+    end[0, 3:6] = lowest / 1e4
+    _, first, last = best_spans(start, end, torch.tensor([3]), torch.tensor([6]))
+    assert 3 <= int(first) <= int(last) < 6
+
+
+def features_of(examples: list[Example], kind: Any = "distilbert", **options: Any) -> Features:
+    return encode(examples, tiny_tokenizer(kind), **options)
+
+
+def test_the_window_with_the_best_score_answers_the_question() -> None:
+    context = "paris berlin cairo delhi essen florence geneva hamburg izmir jena kyoto london"
+    examples = [Example("a", "", context, "where ?", ()), Example("b", "", "rome", "where ?", ())]
+    features = features_of(examples, max_seq_length=16, doc_stride=2)
+    assert features.example_index.tolist() == [0, 0, 1]
+    begin = features.context_begin.astype(np.int64)
+    texts = [
+        answer_texts(features, examples, np.array(scores), begin, begin + np.array([1, 1, 0]))
+        for scores in ([1.0, 2.0, -5.0], [2.0, 1.0, -5.0], [2.0, 2.0, -5.0])
+    ]
+    assert [text["b"] for text in texts] == ["rome"] * 3
+    assert texts[0]["a"] == "jena kyoto"
+    assert texts[1]["a"] == texts[2]["a"] == "paris berlin"  # of equal ones, the earlier
+
+
+def test_an_answer_is_cut_from_the_context_as_it_is_written_there() -> None:
+    examples = [Example("a", "", "  In  PARIS,  Texas. ", "where ?", ())]
+    features = features_of(examples)
+    tokens = features.offsets[features.context_begin[0] : features.context_end[0]].tolist()
+    context = examples[0].context
+    first = next(index for index, (begin, _) in enumerate(tokens) if begin == context.index("PARIS"))
+    last = next(index for index, (_, past) in enumerate(tokens) if past == context.index("Texas") + len("Texas"))
+    at = np.array([features.context_begin[0]])
+    texts = answer_texts(features, examples, np.zeros(1), at + first, at + last)
+    assert texts == {"a": "PARIS,  Texas"}
+
+
+@pytest.mark.parametrize("context", ["in  paris \n\n now", "  paris  ", "\n\nparis\n\n"])
+def test_no_answer_is_blank_even_where_a_token_is_white_space_alone(context: str) -> None:
+    examples = [Example("a", "", context, "where ?", ())]
+    features = features_of(examples, "roberta")
+    for position in range(features.context_begin[0], features.context_end[0]):
+        at = np.array([position])
+        text = answer_texts(features, examples, np.zeros(1), at, at)["a"]
+        assert text
+        assert text == text.strip()
+        assert text in context

@@ -1,0 +1,63 @@
+import copy
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from qa_train import precision
+from qa_train.model import load_model
+from qa_train.precision import Precision, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(tiny_run: Path) -> nn.Module:
+    model: nn.Module = load_model(str(tiny_run / "model"))
+    return model.train()
+
+
+@pytest.mark.parametrize("asked", ["fp32", "bf16", "fp16"])
+def test_what_is_asked_for_is_not_measured(asked: Precision, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_time_step", None)
+    assert resolve_precision(asked, model, CPU) == asked
+
+
+@pytest.mark.parametrize(
+    ("bf16_seconds", "expected"), [(0.5, "bf16"), (0.89, "bf16"), (0.95, "fp32"), (1.0, "fp32"), (3.0, "fp32")]
+)
+def test_bf16_must_be_clearly_faster(
+    bf16_seconds: float, expected: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: Iterator[float] = itertools.chain([5.0, 0.0], itertools.repeat(0.0))  # the first run warms up
+
+    def time_step(_: nn.Module, bf16: bool) -> float:
+        return (bf16_seconds if bf16 else 1.0) + next(delays)
+
+    monkeypatch.setattr(precision, "_time_step", time_step)
+    assert resolve_precision("auto", model, CPU) == expected
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_gpu_computes_in_bf16_if_it_can(supported: bool, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_supported(*, including_emulation: Literal[False]) -> bool:
+        return supported
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert resolve_precision("auto", model, torch.device("cuda")) == ("bf16" if supported else "fp16")
+
+
+def test_measuring_leaves_the_model_and_the_random_state_as_they_were(model: nn.Module) -> None:
+    before = copy.deepcopy(model.state_dict())
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    assert resolve_precision("auto", model, CPU) in ("fp32", "bf16")
+    assert torch.equal(torch.rand(4), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
