@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qa_train.batching import collate, sorted_batches
-from qa_train.config import DataConfig, ModelConfig, TrainConfig, build_config
+from qa_train.config import ModelConfig, build_config
 from qa_train.data import Example, describe_value
 from qa_train.errors import CheckpointError, ConfigError, DataError
 from qa_train.evaluate import BATCH_SIZE, qa_logits
@@ -95,7 +95,7 @@ class Predictor:
             raise ConfigError([f"precision: expected auto, {', '.join(_DTYPES)}, found {precision!r}"], "Predictor")
         self.tokenizer = load_tokenizer(self.name)
         self.model = load_model(self.name, require_head=True)
-        check_window(self.model, TrainConfig(data=DataConfig(train="-"), model=windows))  # it reads `model` alone
+        check_window(self.model, windows)
         nn.Module.to(self.model, self.device)
         if precision == "auto" and self.device.type != "cuda":
             precision = "fp32"

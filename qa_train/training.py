@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from qa_train.alignment import AlignmentCounts, align_answers
 from qa_train.checkpoint import latest_checkpoint, read_progress
-from qa_train.config import TrainConfig
+from qa_train.config import ModelConfig, TrainConfig
 from qa_train.cost import CostMeter
 from qa_train.data import Example, SquadData, read_squad, split_by_title
 from qa_train.errors import ConfigError
@@ -196,7 +196,7 @@ def start_training(
         questions = read_questions(config)
         tokenizer = load_tokenizer(config.model.name)
         model = load_model(config.model.name, config.seed)
-        check_window(model, config)
+        check_window(model, config.model)
         features = cached_encode(questions.train, tokenizer, **window_arguments(config)).labelled()
         dev = eval_set("dev", questions.dev, tokenizer, config)
         device = torch.device("cuda" if use_gpu else "cpu")
@@ -265,7 +265,7 @@ _POSITIONS_AFTER_PAD = {"camembert", "mpnet", "roberta", "xlm-roberta"}
 """Kinds of model that count their positions from `pad_token_id + 1`."""
 
 
-def check_window(model: PreTrainedModel, config: TrainConfig) -> None:
+def check_window(model: PreTrainedModel, config: ModelConfig) -> None:
     """Checks that the model has positions for a whole window.
 
     Raises:
@@ -274,9 +274,9 @@ def check_window(model: PreTrainedModel, config: TrainConfig) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and model.config.model_type in _POSITIONS_AFTER_PAD:
         limit -= model.config.pad_token_id + 1
-    if limit and config.model.max_seq_length > limit:
-        problem = f"expected at most {limit}, the positions that {config.model.name} has, found"
-        raise ConfigError([f"model.max_seq_length: {problem} {config.model.max_seq_length}"], "configuration")
+    if limit and config.max_seq_length > limit:
+        problem = f"expected at most {limit}, the positions that {config.name} has, found"
+        raise ConfigError([f"model.max_seq_length: {problem} {config.max_seq_length}"], "configuration")
 
 
 def device_name(device: torch.device) -> str:
