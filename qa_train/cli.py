@@ -245,6 +245,6 @@ def predict(
         return 0
     for answer in answers:
         print(
-            f"{answer['answer']}  (probability {answer['score']:.2f}, characters {answer['start']} to {answer['end']})"
+            f"{answer['answer']}  (probability {answer['score']:.3g}, characters {answer['start']} to {answer['end']})"
         )
     return 0

@@ -108,9 +108,9 @@ def test_a_window_longer_than_the_positions_of_the_model_is_one_mistake(
     kind: Kind, config: TrainConfig, tmp_path: Path
 ) -> None:
     model = load_model(str(tiny_model_dir(tmp_path, kind)))
-    check_window(model, with_values(config, {"model.max_seq_length": 512}))
+    check_window(model, with_values(config, {"model.max_seq_length": 512}).model)
     with pytest.raises(ConfigError, match=r"model\.max_seq_length: expected at most 512, .* found 513") as caught:
-        check_window(model, with_values(config, {"model.max_seq_length": 513}))
+        check_window(model, with_values(config, {"model.max_seq_length": 513}).model)
     assert len(caught.value.problems) == 1
     positions = torch.arange(5, 6).repeat(1, 512)
     assert model(input_ids=positions, attention_mask=torch.ones_like(positions)).start_logits.shape == (1, 512)
