@@ -1,0 +1,196 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qa_train.config import build_config
+from sweeps.config import SweepConfig
+from sweeps.journal import Journal
+from sweeps.recorder import Recorder
+from sweeps.records import Row, read_records
+
+VALUES: dict[str, Any] = {"num_epochs": 2, "optim.learning_rate": 3.45678e-5, "optim.schedule": "linear"}
+
+
+class Sweep:
+    """A recorder in a directory, with what it said."""
+
+    def __init__(self, directory: Path, **search: object) -> None:
+        plain = {"train": {"data": {"train": "x"}, "num_epochs": 3}, "search": search}
+        self.directory, self.said = directory, list[str]()
+        self.recorder = Recorder(build_config(SweepConfig, plain, "test"), Journal(directory), self.said.append)
+
+    @property
+    def rows(self) -> list[Row]:
+        return read_records(self.directory)
+
+    def start(self, trial_id: str = "00000", values: dict[str, Any] | None = None) -> None:
+        self.recorder.started(trial_id, VALUES if values is None else values)
+
+    def report(self, trial_id: str = "00000", **changes: Any) -> None:
+        self.recorder.reported(trial_id, report(**changes))
+
+    def finish(self, trial_id: str, score: float | None, **changes: Any) -> None:
+        self.start(trial_id)
+        self.report(trial_id, epochs=2, status="completed", budget_epochs=2, **{"dev.f1": score}, **changes)
+
+
+def report(epochs: int = 1, **changes: Any) -> dict[str, Any]:
+    """What Tune passes on of a trial after an epoch."""
+    own = {"status": "running", "epochs_trained": epochs, "budget_epochs": None, "dev.f1": 10.0 * epochs}
+    own |= {"cost.device_s": 5.0 * epochs, "cost.tokens": 100 * epochs, "node": "n1", "device": "cpu-core"}
+    tunes = {
+        "training_iteration": 9,
+        "trial_id": "4711_0",
+        "config": {"a": 1},
+        "report": 7,
+        "time_total_s": 1.5,
+        "pid": 1,
+    }
+    return own | tunes | {"launcher": "local"} | changes
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)
+
+
+def test_each_report_is_a_row_of_what_was_trained_and_what_came_of_it(sweep: Sweep) -> None:
+    sweep.start()
+    sweep.report(train_loss=3.5)
+    [row] = sweep.rows
+    assert isinstance(row.pop("time"), float)
+    assert isinstance(row.pop("host"), str)
+    assert row == {
+        "trial_id": "00000",
+        "attempt": 0,
+        "report": 0,
+        "seed": 0,
+        "status": "running",
+        "config.num_epochs": 2,
+        "config.optim.learning_rate": 3.45678e-5,
+        "config.optim.schedule": "linear",
+        "epochs_trained": 1,
+        "budget_epochs": None,
+        "dev.f1": 10.0,
+        "train_loss": 3.5,
+        "cost.device_s": 5.0,
+        "cost.tokens": 100,
+        "node": "n1",
+        "device": "cpu-core",
+        "launcher": "local",
+    }
+
+
+def test_the_epochs_are_a_column_also_where_they_are_not_searched(sweep: Sweep) -> None:
+    sweep.start("00000", {"optim.learning_rate": 1e-5})
+    sweep.report()
+    assert sweep.rows[0]["config.num_epochs"] == 3
+
+
+def test_reports_are_counted_for_each_trial_on_its_own(sweep: Sweep) -> None:
+    sweep.start("00000")
+    sweep.start("00001")
+    for trial_id in ("00000", "00001", "00001", "00000"):
+        sweep.report(trial_id)
+    found = [(row["trial_id"], row["report"]) for row in sweep.rows]
+    assert found == [("00000", 0), ("00001", 0), ("00001", 1), ("00000", 1)]
+
+
+def test_a_line_is_said_for_each_event(sweep: Sweep) -> None:
+    sweep.start()
+    sweep.report()
+    sweep.report(epochs=2, status="completed", budget_epochs=2)
+    assert sweep.said == [
+        "trial 00000: epoch 1/2, dev.f1 10.00 (optim.learning_rate=3.46e-05, optim.schedule=linear)",
+        "trial 00000: epoch 2/2, dev.f1 20.00, finished (best so far: trial 00000, dev.f1 20.00)",
+    ]
+
+
+def test_the_best_is_the_first_finished_model_with_the_highest_score(sweep: Sweep) -> None:
+    for number, score in enumerate((30.0, 50.0, 50.0, 40.0)):
+        sweep.finish(f"{number:05d}", score)
+    sweep.start("00004")
+    sweep.report("00004", **{"dev.f1": 90.0})  # not finished
+    assert sweep.recorder.best == sweep.rows[1]
+    assert (sweep.recorder.num_completed, sweep.recorder.num_failed) == (4, 0)
+    assert sweep.said[3].endswith("dev.f1 40.00, finished (best so far: trial 00001, dev.f1 50.00)")
+
+
+def test_the_best_by_a_loss_is_the_lowest(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, metric="eval_loss", mode="min")
+    for number, loss in enumerate((3.0, 2.0, None, 2.5)):
+        sweep.finish(str(number), 10.0, eval_loss=loss)
+    assert sweep.recorder.best == sweep.rows[1]
+    assert sweep.said[-1].endswith("(best so far: trial 1, eval_loss 2.00)")
+
+
+def test_a_model_without_a_score_is_only_the_best_while_alone(sweep: Sweep) -> None:
+    sweep.finish("0", None)
+    assert sweep.recorder.best == sweep.rows[0]
+    assert sweep.said == ["trial 0: epoch 2/2, dev.f1 -, finished (best so far: trial 0, dev.f1 -)"]
+    sweep.finish("1", float("nan"))
+    assert sweep.recorder.best == sweep.rows[0]
+    sweep.finish("2", 0.0)
+    assert sweep.recorder.best == sweep.rows[2]
+    assert sweep.rows[1]["dev.f1"] is None
+
+
+def test_a_failure_that_a_trial_tells_is_recorded_with_its_log(sweep: Sweep) -> None:
+    sweep.start()
+    sweep.report()
+    error = {"error.type": "QAError", "error.message": "loss is nan", "error.log": "trials/00000/log.txt"}
+    sweep.recorder.reported("00000", {"status": "failed", "cost.device_s": 7.0, "node": "n1", "done": True} | error)
+    row = sweep.rows[1]
+    assert (row["status"], row["report"], row["cost.device_s"]) == ("failed", 1, 7.0)
+    assert {key: row[key] for key in error} == error
+    assert row["config.optim.schedule"] == "linear"
+    assert "budget_epochs" not in row
+    assert sweep.said[-1] == "trial 00000: failed: QAError: loss is nan (log: trials/00000/log.txt)"
+    assert (sweep.recorder.num_failed, sweep.recorder.num_completed, sweep.recorder.best) == (1, 0, None)
+
+
+def test_a_trial_whose_actor_died_is_recorded_as_failed_once(sweep: Sweep) -> None:
+    sweep.start()
+    for _ in range(2):
+        sweep.recorder.failed("00000", "RayActorError", "the trial's Ray actor died")
+    sweep.recorder.failed("00009", "RayActorError", "never started")
+    [row] = sweep.rows
+    assert (row["status"], row["report"], row["error.type"]) == ("failed", 0, "RayActorError")
+    assert sweep.said == ["trial 00000: failed: RayActorError: the trial's Ray actor died"]
+    assert sweep.recorder.num_failed == 1
+
+
+def test_an_ended_trial_cannot_fail_any_more(sweep: Sweep) -> None:
+    sweep.finish("00000", 40.0)
+    sweep.recorder.failed("00000", "RayActorError", "died while it was taken down")
+    assert [row["status"] for row in sweep.rows] == ["completed"]
+
+
+def test_closing_records_the_running_trials_as_interrupted(sweep: Sweep) -> None:
+    sweep.finish("00000", 40.0)
+    sweep.start("00001")
+    sweep.start("00002")
+    sweep.report("00002")
+    for _ in range(2):
+        sweep.recorder.close()
+    found = [(row["trial_id"], row["report"], row["status"]) for row in sweep.rows]
+    assert found[2:] == [("00001", 0, "interrupted"), ("00002", 1, "interrupted")]
+    assert sweep.rows[-1]["config.num_epochs"] == 2
+    assert (sweep.recorder.num_completed, sweep.recorder.num_failed) == (1, 0)
+
+
+def test_device_time_is_that_of_all_trials_ended_or_not(sweep: Sweep) -> None:
+    assert sweep.recorder.device_s == 0
+    sweep.finish("00000", 40.0)  # 10 s
+    sweep.start("00001")
+    assert sweep.recorder.device_s == 10
+    sweep.report("00001")  # 5 s
+    sweep.start("00002")
+    sweep.report("00002")
+    sweep.recorder.failed("00002", "RayActorError", "died")  # after 5 s that are known of
+    assert sweep.recorder.device_s == 20
+    sweep.report("00001", epochs=2)
+    assert sweep.recorder.device_s == 25
+    sweep.recorder.close()
+    assert sweep.recorder.device_s == 25

@@ -1,0 +1,250 @@
+import random
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import TrialState
+from ray.tune.search import Searcher as RaySearcher
+
+from sweeps.config import SearchConfig
+from sweeps.search import TRIAL_ID, VALUES, StudySearcher, distribution, sampler
+from sweeps.space import Choice, IntRange, LogUniformRange, Space, UniformRange
+
+SPACE = Space(
+    {
+        "num_epochs": IntRange(1, 10),
+        "optim.batch_size": IntRange(4, 64, log=True),
+        "optim.learning_rate": LogUniformRange(1e-6, 1e-4),
+        "optim.warmup_ratio": UniformRange(0.0, 0.2),
+        "optim.schedule": Choice(("linear", "constant")),
+    }
+)
+SEARCHERS: tuple[Literal["tpe", "random"], ...] = ("tpe", "random")
+
+
+def score_of(values: Mapping[str, Any]) -> float:
+    """A dev F1 with its best at 7 epochs and a learning rate of 3e-5."""
+    distance = abs(values["num_epochs"] - 7) + abs(np.log(values["optim.learning_rate"] / 3e-5))
+    return float(60 - 3 * distance + 5 * (values["optim.schedule"] == "linear"))
+
+
+def finished(values: Mapping[str, Any], metric: str = "dev.f1") -> dict[str, Any]:
+    epochs = values["num_epochs"]
+    return {metric: score_of(values), "epochs_trained": epochs, "budget_epochs": epochs, "status": "completed"}
+
+
+def drive(search: SearchConfig, space: Space = SPACE, num_open: int = 1) -> list[dict[str, Any]]:
+    """Runs a whole sweep of `num_open` trials at a time, which end in turn, and returns the values of each trial."""
+    searcher, suggested = StudySearcher(space, search), []
+    waiting: list[str] = []
+    for number in range(search.num_trials):
+        suggestion = searcher.suggest(name := f"tune-{random.random()}")
+        assert suggestion[TRIAL_ID] == f"{number:05d}"
+        suggested.append(suggestion[VALUES])
+        waiting.append(name)
+        if len(waiting) == num_open:
+            done = number - num_open + 1
+            searcher.on_trial_complete(waiting.pop(0), finished(suggested[done], search.metric))
+    return suggested
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize("num_open", [1, 3])
+def test_the_same_results_lead_to_the_same_suggestions(searcher: Literal["tpe", "random"], num_open: int) -> None:
+    search = SearchConfig(searcher=searcher, num_trials=16, seed=3)
+    random.seed(1)
+    np.random.seed(1)
+    first = drive(search, num_open=num_open)
+    random.seed(2)
+    np.random.seed(2)
+    assert drive(search, num_open=num_open) == first
+    assert drive(search.model_copy(update={"seed": 4}), num_open=num_open)[0] != first[0]
+    assert len({str(values) for values in first}) == 16
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_every_suggestion_lies_in_the_space(searcher: Literal["tpe", "random"]) -> None:
+    for values in drive(SearchConfig(searcher=searcher, num_trials=40)):
+        assert SPACE.contains(values)
+        assert list(values) == list(SPACE.dimensions)
+
+
+def test_a_search_equals_an_optuna_study_driven_by_hand() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    by_hand = []
+    for number in range(20):
+        seed = int(np.random.SeedSequence([7, number]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = TPESampler(seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
+        trial = study.ask()
+        values = {
+            "num_epochs": trial.suggest_int("num_epochs", 1, 10),
+            "optim.batch_size": trial.suggest_int("optim.batch_size", 4, 64, log=True),
+            "optim.learning_rate": trial.suggest_float("optim.learning_rate", 1e-6, 1e-4, log=True),
+            "optim.warmup_ratio": trial.suggest_float("optim.warmup_ratio", 0.0, 0.2),
+            "optim.schedule": trial.suggest_categorical("optim.schedule", ["linear", "constant"]),
+        }
+        study.tell(trial, score_of(values))
+        by_hand.append(values)
+    assert drive(SearchConfig(num_trials=20, seed=7)) == by_hand
+
+
+def test_a_random_search_asks_for_the_same_whatever_comes_of_it() -> None:
+    search = SearchConfig(searcher="random", num_trials=8, seed=1)
+    silent = StudySearcher(SPACE, search)
+    assert [silent.suggest(f"{number}")[VALUES] for number in range(8)] == drive(search)
+
+
+def test_tpe_learns_and_stays_reproducible_from_results_in_any_order() -> None:
+    search = SearchConfig(num_trials=30)
+    ordered, shuffled = StudySearcher(SPACE, search), StudySearcher(SPACE, search)
+    for searcher, order in ((ordered, range(6)), (shuffled, (4, 2, 0, 5, 3, 1))):
+        values = [searcher.suggest(str(number))[VALUES] for number in range(6)]
+        for number in order:
+            searcher.on_trial_complete(str(number), finished(values[number]))
+    assert ordered.suggest("6") == shuffled.suggest("6")
+    scores = [score_of(values) for values in drive(search)]
+    assert np.mean(scores[20:]) > np.mean(scores[:10]) + 3
+
+
+def test_what_tpe_asks_for_depends_on_the_results() -> None:
+    search = SearchConfig(num_trials=9)
+    suggestions = []
+    for best in (0, 2):
+        searcher = StudySearcher(SPACE, search)
+        for number in range(3):
+            searcher.suggest(str(number))
+        for number in range(3):
+            result = {"dev.f1": 50.0 if number == best else 10.0, "epochs_trained": 1, "budget_epochs": 1}
+            searcher.on_trial_complete(str(number), result)
+        suggestions.append(searcher.suggest("3")[VALUES])
+    assert suggestions[0] != suggestions[1]
+
+
+@pytest.mark.parametrize(("num_trials", "num_random"), [(1, 3), (6, 3), (12, 4), (20, 6), (30, 10), (1000, 10)])
+def test_tpe_starts_with_a_third_of_the_trials_at_random(num_trials: int, num_random: int) -> None:
+    found = sampler(SearchConfig(num_trials=num_trials), 0)
+    assert isinstance(found, TPESampler)
+    assert found._n_startup_trials == num_random
+    assert isinstance(sampler(SearchConfig(searcher="random"), 0), RandomSampler)
+
+
+def test_after_the_last_trial_the_search_is_finished() -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=2))
+    assert [searcher.suggest(name)[TRIAL_ID] for name in "ab"] == ["00000", "00001"]
+    assert searcher.suggest("c") == RaySearcher.FINISHED
+    assert len(searcher.study.trials) == 2
+
+
+def test_an_empty_space_suggests_nothing_but_a_trial() -> None:
+    searcher = StudySearcher(Space(), SearchConfig(num_trials=1))
+    assert searcher.suggest("a") == {TRIAL_ID: "00000", VALUES: {}}
+    searcher.on_trial_complete("a", {"dev.f1": 5.0, "epochs_trained": 3, "budget_epochs": 3})
+    assert searcher.study.best_value == 5.0
+
+
+def test_a_trials_results_reach_the_study_the_last_one_too(
+    capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=2))
+    searcher.suggest("a")
+    for epoch in (1, 2):  # as Tune does: the last result only comes with the end
+        searcher.on_trial_result("a", {"dev.f1": 10.0 * epoch, "epochs_trained": epoch, "budget_epochs": None})
+    searcher.on_trial_complete("a", {"dev.f1": 30.0, "epochs_trained": 3, "budget_epochs": 3, "done": True})
+    [trial] = searcher.study.trials
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 30.0)
+    assert trial.intermediate_values == {1: 10.0, 2: 20.0, 3: 30.0}
+    assert trial.params == searcher.study.best_params
+    searcher.on_trial_complete("a", {"dev.f1": 30.0, "epochs_trained": 3, "budget_epochs": 3})  # told once
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
+FAILURES: list[tuple[dict[str, Any] | None, bool]] = [
+    (None, True),
+    (None, False),
+    ({"status": "failed", "done": True}, False),
+    ({"dev.f1": 20.0, "epochs_trained": 2, "budget_epochs": None}, False),  # stopped before its end
+    ({"dev.f1": 20.0, "epochs_trained": 3, "budget_epochs": 3}, True),
+    ({"dev.f1": float("nan"), "epochs_trained": 3, "budget_epochs": 3}, False),
+    ({"dev.f1": None, "epochs_trained": 3, "budget_epochs": 3}, False),
+]
+
+
+@pytest.mark.parametrize(("result", "error"), FAILURES)
+def test_without_a_finished_model_a_trial_is_told_as_failed(
+    result: dict[str, Any] | None, error: bool, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=2))
+    searcher.suggest("a")
+    searcher.on_trial_result("a", {"dev.f1": float("nan"), "epochs_trained": 1, "budget_epochs": None})
+    searcher.on_trial_complete("a", result, error=error)
+    [trial] = searcher.study.trials
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.FAIL, None, {})
+    assert searcher.suggest("b")[TRIAL_ID] == "00001"
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
+def test_failed_trials_do_not_stop_a_search() -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=12))
+    for number in range(12):
+        values = searcher.suggest(str(number))[VALUES]
+        searcher.on_trial_complete(str(number), finished(values) if number % 3 == 2 else None, error=number % 3 != 2)
+    states = [trial.state for trial in searcher.study.trials]
+    assert states.count(TrialState.FAIL) == 8
+    assert states.count(TrialState.COMPLETE) == 4
+
+
+def test_a_loss_is_minimised() -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=2, metric="eval_loss", mode="min"))
+    for name, loss in (("a", 3.0), ("b", 2.0)):
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, {"eval_loss": loss, "dev.f1": 9.0, "epochs_trained": 1, "budget_epochs": 1})
+    assert searcher.study.best_trial.number == 1
+    assert searcher.study.best_value == 2.0
+
+
+def test_each_dimension_has_its_distribution() -> None:
+    assert distribution(IntRange(1, 10)) == IntDistribution(1, 10)
+    assert distribution(IntRange(2, 64, log=True)) == IntDistribution(2, 64, log=True)
+    assert distribution(UniformRange(0.0, 0.2)) == FloatDistribution(0.0, 0.2)
+    assert distribution(LogUniformRange(1e-6, 1e-4)) == FloatDistribution(1e-6, 1e-4, log=True)
+    assert distribution(Choice(("a", 1, None, True))) == CategoricalDistribution(("a", 1, None, True))
+
+
+def test_a_log_scale_samples_each_factor_of_ten_alike() -> None:
+    space = Space(
+        {"optim.learning_rate": LogUniformRange(1e-6, 1e-2), "optim.batch_size": IntRange(1, 10_000, log=True)}
+    )
+    found = _sampled(space)
+    rates = np.log10([values["optim.learning_rate"] for values in found])
+    sizes = np.log10([values["optim.batch_size"] for values in found])
+    assert 0.4 < np.mean(rates < -4) < 0.6
+    assert 0.4 < np.mean(sizes < 2) < 0.6
+
+
+def _sampled(space: Space) -> list[dict[str, Any]]:
+    searcher = StudySearcher(space, SearchConfig(searcher="random", num_trials=300, seed=5))
+    return [searcher.suggest(str(number))[VALUES] for number in range(300)]
+
+
+def test_each_value_of_a_choice_is_found_with_its_type() -> None:
+    space = Space({"scale.x": Choice((1, "1", 2.0, True, None))})
+    found = {(type(values["scale.x"]), values["scale.x"]) for values in _sampled(space)}
+    assert found == {(int, 1), (str, "1"), (float, 2.0), (bool, True), (type(None), None)}
+
+
+def test_tunes_state_is_neither_written_nor_read(tmp_path: Any) -> None:
+    searcher = StudySearcher(SPACE, SearchConfig())
+    searcher.save(str(tmp_path / "state.pkl"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NotImplementedError):
+        searcher.restore(str(tmp_path / "state.pkl"))
