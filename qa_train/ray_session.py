@@ -1,11 +1,11 @@
 """The Ray that a command uses: the cluster that the environment names, or an own one that ends with this process."""
 
+import contextlib
 import logging
 import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 # Ray reads these when it is imported or started; what the user has set stays.
@@ -29,6 +29,7 @@ for _name, _value in _ENVIRONMENT.items():
 import ray  # noqa: E402 - after the environment is set
 
 from qa_train.errors import QAError  # noqa: E402
+from qa_train.watchdog import watchdog_over  # noqa: E402
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 10.0
@@ -36,7 +37,7 @@ _OBJECT_STORE_BYTES = 80 * 1024**2
 _GCS_PORT = "RAY_GCS_SERVER_PORT"
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_session(*, dashboard: bool = False) -> Iterator[None]:
     """Connects to the cluster of `RAY_ADDRESS`, or starts a Ray on this machine; leaves or ends it afterwards.
 
@@ -46,17 +47,16 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
         dashboard: Whether an own Ray has its dashboard, on loopback. Ray Train inside a trial needs it: what frees the
             workers of a stopped trial asks the dashboard whether the trial still lives.
     """
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_answers(address)
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        _ensure_token()
-        _start(dashboard)
-    try:
+    with contextlib.ExitStack() as stack:
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            _check_answers(address)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            _ensure_token()
+            stack.enter_context(watchdog_over(lambda: _start(dashboard)))
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
@@ -113,10 +113,15 @@ def _ensure_token() -> None:
     if path.exists():
         path.chmod(0o600)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        return  # another process was first
+    except OSError as error:
+        problem = f"Ray's token cannot be written: {error.strerror}"
+        raise QAError(f"{path}: {problem}; name a place for it in RAY_AUTH_TOKEN_PATH") from error
 
 
 def resources() -> tuple[int, int]:

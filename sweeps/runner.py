@@ -227,6 +227,7 @@ class _Limits(_Unsaved, tune.Stopper):
 
     def __init__(self, config: SweepConfig, recorder: Recorder) -> None:
         """Starts the clock of `max_wall_s`."""
+        self._reached: str | None = None
         self._stop, self._recorder, self._started = config.stop, recorder, time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -234,8 +235,14 @@ class _Limits(_Unsaved, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Returns whether a limit is reached."""
-        hours, wall = self._stop.max_device_hours, self._stop.max_wall_s
-        return (hours is not None and self._recorder.device_s >= hours * 3600) or (
-            wall is not None and time.monotonic() - self._started >= wall
-        )
+        """Returns whether a limit is reached, and says so once."""
+        if self._reached is None:
+            reached = {
+                "max_device_hours": self._recorder.device_s / 3600,
+                "max_wall_s": time.monotonic() - self._started,
+            }
+            limits = {name: getattr(self._stop, name) for name in reached}
+            self._reached = next((name for name, limit in limits.items() if limit and reached[name] >= limit), None)
+            if self._reached:
+                self._recorder.say(f"stop.{self._reached} is reached: the sweep ends, running trials are interrupted")
+        return self._reached is not None

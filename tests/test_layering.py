@@ -14,7 +14,7 @@ PACKAGES = [name for name in ("qa_train", "sweeps", "analysis", "cluster") if (R
 # From the ground up, one floor a line: a file imports only from floors below its own, so there is no cycle.
 FLOORS = {
     "qa_train": """
-        errors
+        errors watchdog
         metrics cost storage intervals workers display ray_session
         config_schema data
         config_io alignment

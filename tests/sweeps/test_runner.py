@@ -118,6 +118,18 @@ def test_an_error_in_the_actors_own_code_is_recorded_by_its_cause(tmp_path: Path
     assert row["error.message"] == "[Errno 28] No space left on device"
 
 
+def test_a_trial_whose_actor_never_came_up_is_recorded_once(tmp_path: Path, tuner: type[FakeTuner]) -> None:
+    def script(listener: Any, param_space: dict[str, Any]) -> None:
+        for _ in range(2):
+            listener.on_trial_error(1, [], trial(0, RayActorError()))
+
+    tuner.script = staticmethod(script)
+    result, _ = run(tmp_path)
+    [row] = read_records(result.directory)
+    assert (row["status"], row["report"], row["config.num_epochs"]) == ("failed", 0, 2)
+    assert (result.num_completed, result.num_failed) == (0, 1)
+
+
 def test_a_row_that_cannot_be_written_ends_the_sweep_with_its_reason(
     tmp_path: Path, tuner: type[FakeTuner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
