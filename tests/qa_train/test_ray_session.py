@@ -119,3 +119,15 @@ def test_resources_are_whole_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     assert ray_session.resources() == (3, 0)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
     assert ray_session.resources() == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("executable", "expected"),
+    [("/env/bin/python", {}), ("/a path/bin/python", {"py_executable": "'/a path/bin/python'"})],
+)
+def test_a_path_with_a_space_is_quoted_for_the_shell_that_starts_workers(
+    monkeypatch: pytest.MonkeyPatch, executable: str, expected: dict[str, str]
+) -> None:
+    monkeypatch.setattr("sys.executable", executable)
+    assert ray_session._runtime_env(None) == expected
+    assert ray_session._runtime_env(7)["env_vars"] == {"RAY_ADDRESS": "127.0.0.1:7"}
