@@ -72,7 +72,7 @@ class Server:
             request.wfile.write(body[: self.cut_after.pop(0)] if self.cut_after else body)
             if self.stalls:
                 self.stalls -= 1
-                time.sleep(0.3)
+                time.sleep(2.0)  # much longer than any client here waits, also on a busy machine
 
 
 def git_blob(body: bytes) -> str:
