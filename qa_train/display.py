@@ -20,7 +20,7 @@ class Display:
         self._bar = tqdm(desc="training", unit="step", disable=not progress, leave=False)
 
     def show(self, event: dict[str, Any]) -> None:
-        """Moves the bar, or writes a line for a report that was not shown yet."""
+        """Moves the bar, or writes a line for a warning or a report that was not shown yet."""
         if progress := event.get("progress"):
             self._bar.total = progress["num_steps"]
             self._bar.set_postfix(loss=f"{progress['loss']:.3f}", lr=f"{progress['learning_rate']:.2e}", refresh=False)
@@ -28,6 +28,8 @@ class Display:
         elif (report := event.get("report")) and report["epochs_trained"] > self._num_shown:
             self._num_shown = report["epochs_trained"]
             self._bar.write(self._describe(report), file=sys.stderr)
+        elif "warning" in event:
+            self._bar.write(f"warning: {event['warning']}", file=sys.stderr)
         elif "summary" in event:
             self._bar.close()
             self.summary = event["summary"]

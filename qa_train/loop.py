@@ -175,6 +175,9 @@ class TrainingLoop:
             QAError: If the loss is no longer finite.
             CheckpointError: If a checkpoint cannot be written.
         """
+        if self._step == self.num_steps:  # the run was resumed at its very end; whoever saves it needs its evaluation
+            with self.meter.part("evaluating"):
+                self.evaluation = self.evaluate(self.dev)
         yield from self._past_reports
         if self._step < self.num_steps:
             with self.meter.part("loading"):
@@ -189,9 +192,6 @@ class TrainingLoop:
             self._epoch_loss.zero_()
             self._save_checkpoint()
             yield report
-        if self.evaluation is None:  # the run was resumed at its very end
-            with self.meter.part("evaluating"):
-                self.evaluation = self.evaluate(self.dev)
 
     def evaluate(self, eval_set: EvalSet) -> Evaluation:
         """Scores the model as it is on a data set."""

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -117,7 +117,7 @@ def train_into(directory: Path, config: TrainConfig, *, progress: bool = False) 
             placed, num_threads = place_workers(config, num_cpus(), None)
             train_to_end(directory, placed, num_threads, display.show)
         else:
-            _train_under_ray(directory, config, display)
+            _train_under_ray(directory.absolute(), config, display)  # workers start elsewhere
         (directory / RUN_CONFIG).unlink()
         shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
     return display.summary
@@ -128,7 +128,8 @@ def _train_under_ray(directory: Path, config: TrainConfig, display: Display) -> 
         place_workers(config, num_cpus(), None)  # known before Ray takes its seconds to start
     from qa_train.ray_trainer import RayTrainRun, ray_session, resources  # imports Ray
 
-    with ray_session():
+    # Ray prints what it tells the user, such as a worker's death, to stdout, where the result goes.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), ray_session():
         placed, num_threads = place_workers(config, *resources())
         run = RayTrainRun(
             train_worker,

@@ -5,6 +5,8 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from queue import SimpleQueue
+from textwrap import shorten
 from typing import Any
 
 from qa_train.ray_session import ray_session, resources
@@ -13,10 +15,11 @@ from qa_train.ray_session import ray_session, resources
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from qa_train.errors import QAError
+from qa_train.errors import DataError, QAError
 
 __all__ = ["RayTrainRun", "WorkerError", "ray_session", "resources", "tell"]
 
@@ -31,9 +34,17 @@ class WorkerError(QAError):
 
 
 def tell(directory: Path, event: Mapping[str, Any]) -> None:
-    """Adds an event to those of the run in this directory; called by its first worker alone."""
-    with open(directory / _EVENTS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    """Adds an event to those of the run in this directory; called by its first worker alone.
+
+    Raises:
+        DataError: If it cannot be written, such as on a full disk.
+    """
+    path = directory / _EVENTS
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 class RayTrainRun:
@@ -65,12 +76,14 @@ class RayTrainRun:
             num_workers: Processes.
             cpus_per_worker: CPU cores that each of them is given.
             use_gpu: Whether each of them is given a GPU.
-            max_failures: How often the workers are started again after one of them died.
+            max_failures: How often the workers are started again after one of them died, or raised what is no
+                `QAError`.
         """
         self._directory, self._max_failures = directory, max_failures
+        self._warnings: SimpleQueue[str] = SimpleQueue()
         self._error: BaseException | None = None
         self.num_restarts = 0
-        storage = directory / _STORAGE
+        storage = directory.absolute() / _STORAGE  # a relative path would be taken for a URI
         (directory / _EVENTS).unlink(missing_ok=True)
 
         def trainer() -> TorchTrainer:
@@ -82,7 +95,9 @@ class RayTrainRun:
                 run_config=RunConfig(  # type: ignore[call-arg]  # its stub is that of Train V1
                     name=f"workers-{self.num_restarts}",
                     storage_path=str(storage),
-                    failure_config=FailureConfig(max_failures=0),  # counted here: a user's mistake is not tried again
+                    # Failures are counted here: a user's mistake is not tried again. The controller's are workers
+                    # that do not come up; it would try for ever.
+                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=max_failures),  # type: ignore[call-arg]
                     logging_config=LoggingConfig(log_level="ERROR"),
                     worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cpus_per_worker)}},
                 ),
@@ -95,15 +110,20 @@ class RayTrainRun:
     def events(self) -> Iterator[Event]:
         """Yields events as they come, until the workers have ended.
 
+        Besides what workers told there is `{"warning": …}` when they are started again; what they told before that,
+        since their last checkpoint, they tell again.
+
         Raises:
             QAError: As a worker raised it.
-            WorkerError: If workers died more often than allowed, or raised something else.
+            WorkerError: If workers died, or raised something else, more often than allowed.
         """
         offset = 0
         while True:
             running = self._thread.is_alive()
             lines, offset = _new_lines(self._directory / _EVENTS, offset)
             yield from map(json.loads, lines)
+            while not self._warnings.empty():
+                yield {"warning": self._warnings.get()}
             if not running:
                 break
             self._thread.join(_POLL_S)
@@ -120,10 +140,13 @@ class RayTrainRun:
                 mistake = next(filter(None, map(_mistake_in, error.worker_failures.values())), None)
                 if mistake is None and self.num_restarts < self._max_failures:
                     self.num_restarts += 1
+                    again = f"started again, {self.num_restarts} of at most {self._max_failures} times"
+                    self._warnings.put(f"{_describe(error)}; {again}")
                     continue
-                self._error = mistake or WorkerError(_describe(error, self.num_restarts))
+                again = f" (started again {self.num_restarts} times)" if self.num_restarts else ""
+                self._error = mistake or _caused(WorkerError(f"{_describe(error)}{again}"), error)
             except (TrainingFailedError, RayError) as error:
-                self._error = WorkerError(f"Ray Train failed: {_last_line(error)}")
+                self._error = _caused(WorkerError(f"Ray Train failed: {_last_line(error)}"), error)
             return
 
 
@@ -156,12 +179,22 @@ def _mistake_in(error: BaseException | None) -> QAError | None:
     return None
 
 
-def _describe(error: WorkerGroupError, num_restarts: int) -> str:
-    rank, failure = next(iter(error.worker_failures.items()))
-    again = f" (started again {num_restarts} times)" if num_restarts else ""
-    return f"worker {rank} failed{again}: {_last_line(failure)}"
+def _describe(error: WorkerGroupError) -> str:
+    """Says in one line which worker failed, and how."""
+    failures = error.worker_failures
+    for rank, failure in failures.items():  # of the others, some may have raised just because this one has gone
+        if isinstance(failure, WorkerHealthCheckFailedError):
+            return f"worker {rank} died: killed, as the system does when memory runs out, or crashed"
+    rank, failure = next(iter(failures.items()))
+    first_line = str(failure).strip().partition("\n")[0]
+    return f"worker {rank} failed: {type(failure).__name__}: {first_line or 'no message'}"
+
+
+def _caused(error: WorkerError, cause: Exception) -> WorkerError:
+    error.__cause__ = cause
+    return error
 
 
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return shorten(lines[-1], 200, placeholder=" …") if lines else type(error).__name__

@@ -1,16 +1,19 @@
 """One trial of several workers, under Ray Train."""
 
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from qa_train.checkpoint import latest_checkpoint
 from qa_train.config import TrainConfig, build_config
 from qa_train.errors import QAError
 from qa_train.ray_trainer import RayTrainRun, tell
 from qa_train.resources import limit_threads
 from qa_train.workers import rank
-from sweeps.trial import Message, TrialJob, append_report, failure, messages
+from sweeps.trial import CHECKPOINTS, LOG, Message, TrialJob, append_report, failure, messages
 
 
 class TrialWorkers:
@@ -39,21 +42,33 @@ class TrialWorkers:
 
     def _read(self) -> Iterator[Message]:
         last: Message | None = None
+        num_epochs = 0
         try:
             for message in self._run.events():
-                if message["status"] == "running":
-                    yield message
-                else:
+                if "warning" in message:
+                    self._log(f"{message['warning']}\n")
+                elif message["status"] != "running":
                     last = message
+                elif message["epochs_trained"] > num_epochs:  # workers that were started again tell some twice
+                    num_epochs = message["epochs_trained"]
+                    yield message
         except QAError as error:
+            self._log("".join(traceback.format_exception(error)))
             last = failure(self._job, error)
         yield last or failure(self._job, QAError("the workers ended before their last report"))
+
+    def _log(self, text: str) -> None:
+        with suppress(OSError), open(self._job.directory / LOG, "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def trial_worker(arguments: dict[str, Any]) -> None:
     """Trains as one of the workers; what Ray Train calls in each."""
-    config = build_config(TrainConfig, arguments["config"], "sweep")
-    job = TrialJob(**{**arguments, "config": config, "directory": Path(arguments["directory"])})
+    config, directory = build_config(TrainConfig, arguments["config"], "sweep"), Path(arguments["directory"])
+    # Workers that were started again take over the cost up to the checkpoint; what was lost since counts as starting.
+    checkpoint = latest_checkpoint(directory / CHECKPOINTS)
+    created = checkpoint.stat().st_mtime if checkpoint else arguments["created"]
+    job = TrialJob(**{**arguments, "config": config, "directory": directory, "created": created})
     limit_threads(job.num_threads)
     for message in messages(job):
         if rank() == 0:
