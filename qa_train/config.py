@@ -112,7 +112,7 @@ class ScaleConfig(Config):
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, le=65536, description="pieces the batch is cut into, to save memory"
     )
-    compile: bool = Field(default=False, description="torch.compile, for few padded lengths; gains on GPUs only")
+    compile: bool = Field(default=False, description="torch.compile, for few padded lengths; meant for GPUs")
 
 
 class TrainConfig(Config):
