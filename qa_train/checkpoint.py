@@ -49,7 +49,8 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         unshared = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
         save_file(unshared, partial / _WEIGHTS)
-        torch.save(dict(tensors), partial / _TENSORS)
+        with open(partial / _TENSORS, "wb") as file:  # given a path, PyTorch would not say that the disk is full
+            torch.save(dict(tensors), file)
         write_json(partial / _PROGRESS, dict(progress))
         for name in (_WEIGHTS, _TENSORS):
             _sync(partial / name)
@@ -59,7 +60,9 @@ def save_checkpoint(
         _sync(directory)
     except (OSError, RuntimeError, SafetensorError, DataError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"{final}: the checkpoint cannot be written: {error}") from error
+        # PyTorch's writer, broken off by a full disk, raises something of its own while it closes the file.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise CheckpointError(f"{final}: the checkpoint cannot be written: {reason}") from error
     for other in _checkpoints(directory):
         if other != final:
             shutil.rmtree(other, ignore_errors=True)

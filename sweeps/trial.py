@@ -22,7 +22,7 @@ import torch._dynamo  # noqa: F401 - counting operations imports it; the server 
 from qa_train.checkpoint import remove_checkpoints
 from qa_train.config import TrainConfig
 from qa_train.cost import CostMeter
-from qa_train.errors import QAError
+from qa_train.errors import DataError, QAError
 from qa_train.loop import Report
 from qa_train.resources import limit_threads
 from qa_train.storage import write_json
@@ -122,11 +122,18 @@ def append_report(job: TrialJob, message: Message) -> None:
     """Writes a message to the trial's own reports, on disk before the driver hears of it.
 
     After the last one the checkpoints are of no use any more; the trial's process may be ended right after it.
+
+    Raises:
+        DataError: If it cannot be written, such as on a full disk.
     """
-    with open(job.directory / REPORTS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(message, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    path = job.directory / REPORTS
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(message, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
     if message["status"] != "running":
         remove_checkpoints(job.directory / CHECKPOINTS)
 
