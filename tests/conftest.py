@@ -19,6 +19,7 @@ scale: {use_gpu: false, launcher: local, cpus_per_worker: 1}
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For several processes (`-n 2`): keeps a file's tests, which share what they set up, in one; starts with Ray's.
 

@@ -2,15 +2,18 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -22,7 +25,7 @@ from qa_train import ray_trainer
 from qa_train.checkpoint import latest_checkpoint
 from qa_train.config import TrainConfig, load_config
 from qa_train.errors import CheckpointError, DataError
-from qa_train.output import claim_output, train_into
+from qa_train.output import claim_output, train_into, train_to_end
 from qa_train.ray_trainer import RayTrainRun, WorkerError, scaling, tell
 from qa_train.storage import sha256_file
 from tests.commands import Command, running
@@ -265,41 +268,67 @@ def warnings(command: Command) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(room: Path) -> Iterator[dict[str, Command]]:
-    """Three equal runs: nothing happens to one, a worker of one is killed, one is interrupted by Ctrl-C."""
-    with (
-        training(room, "undisturbed") as undisturbed,
-        training(room, "worker killed") as worker_killed,
-        training(room, "interrupted") as interrupted,
-    ):
-        worker_killed.wait_for(lambda: epochs(worker_killed) >= 2)
-        [*workers] = worker_killed.living("RayTrainWorker")
+def undisturbed(room: Path) -> str:
+    """Returns the hash of the weights that two workers come to whom nothing happens; they are joined without Ray."""
+    directory = room / "undisturbed"
+    claim_output(directory, load_config(TrainConfig, room / "run.yaml"))
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=train_without_ray, args=(directory, rank)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    return weights(directory)
+
+
+def train_without_ray(directory: Path, rank: int) -> None:
+    # Ray Train, and any other launcher, sets these; Accelerate goes by them.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    method = f"file://{directory.parent}/meeting"
+    dist.init_process_group("gloo", method, timeout=timedelta(seconds=90), rank=rank, world_size=2)
+    config = load_config(TrainConfig, directory / "run.yaml")
+    train_to_end(directory, config, 1, lambda event: None)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def worker_killed(room: Path) -> Command:
+    """A run over two workers, one of which was killed in the middle of an epoch."""
+    with training(room, "worker killed") as command:
+        command.wait_for(lambda: epochs(command) >= 2)
+        [*workers] = command.living("RayTrainWorker")
         assert len(workers) == 2
         max(workers, key=lambda process: process.create_time()).send_signal(signal.SIGKILL)
-        interrupted.wait_for(lambda: epochs(interrupted) >= 2)
-        os.killpg(interrupted.process.pid, signal.SIGINT)  # as a terminal does
-        yield {
-            "interrupted": interrupted.finish(),
-            "undisturbed": undisturbed.finish(),
-            "worker killed": worker_killed.finish(),
-        }
+        return command.finish()
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_run_over_two_workers_ends_well_and_says_only_what_it_should(runs: dict[str, Command], room: Path) -> None:
-    command = runs["undisturbed"]
-    assert command.status == 0
-    assert epochs(command) == 12
-    assert warnings(command) == []
-    assert [line.partition(":")[0] for line in command.out.splitlines()[:-1]] == ["dev", "test.other"]
-    assert command.out.splitlines()[-1].endswith(f"in {room / 'undisturbed'}")
+def test_a_run_goes_on_by_itself_after_a_killed_worker_and_ends_with_the_same_model(
+    worker_killed: Command, undisturbed: str, room: Path
+) -> None:
+    assert worker_killed.status == 0
+    [warning] = warnings(worker_killed)
+    died = "died: killed, as the system does when memory runs out, or crashed; started again, 1 of at most 3 times"
+    assert re.fullmatch(f"warning: worker [01] {died}", warning)
+    assert epochs(worker_killed) == 12
+    assert weights(room / "worker killed") == undisturbed
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_its_model_opens_and_its_record_names_the_workers(runs: dict[str, Command], room: Path) -> None:
-    directory = room / "undisturbed"
+def test_a_run_over_two_workers_says_only_what_it_should(worker_killed: Command, room: Path) -> None:
+    lines = worker_killed.out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:-1]] == ["dev", "test.other"]
+    assert lines[-1].endswith(f"in {room / 'worker killed'}")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_its_model_opens_and_its_record_names_the_workers(worker_killed: Command, room: Path) -> None:
+    directory = room / "worker killed"
     model = AutoModelForQuestionAnswering.from_pretrained(directory)
     inputs = AutoTokenizer.from_pretrained(directory)("who designed it ?", "ada did .", return_tensors="pt")
     assert model(**inputs).start_logits.shape == inputs["input_ids"].shape
@@ -313,48 +342,25 @@ def test_its_model_opens_and_its_record_names_the_workers(runs: dict[str, Comman
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_a_run_goes_on_by_itself_after_a_killed_worker_and_ends_with_the_same_model(
-    runs: dict[str, Command], room: Path
-) -> None:
-    command = runs["worker killed"]
-    assert command.status == 0
-    [warning] = warnings(command)
-    died = "died: killed, as the system does when memory runs out, or crashed; started again, 1 of at most 3 times"
-    assert re.fullmatch(f"warning: worker [01] {died}", warning)
-    assert epochs(command) == 12
-    assert len(command.out.splitlines()) == 3
-    assert weights(room / "worker killed") == weights(room / "undisturbed")
-    directories = [room / name for name in ("worker killed", "undisturbed")]
-    killed, undisturbed = ({path.name for path in directory.iterdir()} for directory in directories)
-    assert killed == undisturbed
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_ctrl_c_ends_all_in_one_line_and_leaves_what_can_be_resumed(runs: dict[str, Command], room: Path) -> None:
-    command = runs["interrupted"]
-    assert command.status == 130
-    assert warnings(command) == ["interrupted"]
-    assert command.out == ""
-    assert (room / "interrupted" / "run.yaml").is_file()
-    assert latest_checkpoint(room / "interrupted" / "checkpoints")
-
-
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_that_was_interrupted_and_killed_goes_on_and_ends_with_the_same_model(
-    runs: dict[str, Command], room: Path
+    undisturbed: str, room: Path
 ) -> None:
     directory = room / "interrupted"
+    with training(room, "interrupted") as command:
+        command.wait_for(lambda: epochs(command) >= 2)
+        os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does
+        command.finish()
+    assert command.status == 130
+    assert warnings(command) == ["interrupted"]
+    assert command.out == ""
+    assert (directory / "run.yaml").is_file()
+    assert latest_checkpoint(directory / "checkpoints")
     with resuming(room, "interrupted", 1) as command:
         command.wait_for(lambda: epochs(command) >= 6)
-        assert {part for part in ("raylet", "gcs_server", "RayTrainWorker") if command.living(part)} == {
-            "raylet",
-            "gcs_server",
-            "RayTrainWorker",
-        }
+        parts = {"raylet", "gcs_server", "RayTrainWorker"}
+        assert {part for part in parts if command.living(part)} == parts
         os.kill(command.process.pid, signal.SIGKILL)
         command.finish()  # within seconds nothing is left
     assert latest_checkpoint(directory / "checkpoints")
@@ -362,7 +368,7 @@ def test_a_run_that_was_interrupted_and_killed_goes_on_and_ends_with_the_same_mo
         command.finish()
     assert command.status == 0
     assert warnings(command) == []
-    assert weights(directory) == weights(room / "undisturbed")
+    assert weights(directory) == undisturbed
     assert len(json.loads((directory / "reports.json").read_text())) == 12
 
 
