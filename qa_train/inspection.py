@@ -10,8 +10,8 @@ import numpy as np
 from tabulate import tabulate
 
 from qa_train.alignment import AlignmentCounts, count_alignment
-from qa_train.data import Example, read_squad
-from qa_train.metrics import normalize_answer
+from qa_train.attainable import are_answerable
+from qa_train.data import read_squad
 
 WINDOW_TOKENS = 384
 """Length of a window (question, context and special tokens) beyond which a question needs more than one."""
@@ -53,8 +53,7 @@ class FileReport:
         num_without_answer: Questions without any reference answer (SQuAD 2.0).
         alignment: How training would find the answers; the noisy sets of Spoken-SQuAD carry the offsets of other
             texts, so that most of theirs are not exact.
-        num_answerable: Questions of which a reference answer occurs in the context, word for word after
-            `metrics.normalize_answer`. No extractive model has a higher exact match on the others than 0.
+        num_answerable: Questions of which a reference answer occurs in the context; see `attainable.are_answerable`.
         context_words: Lengths of the paragraphs in words between white space.
         question_words: The same of the questions.
         context_tokens: Lengths of the paragraphs in tokens, without special tokens; None without a tokenizer.
@@ -112,7 +111,7 @@ def inspect_file(path: str | Path, tokenizer: Tokenizer | None = None) -> FileRe
         num_answers=sum(len(example.answers) for example in examples),
         num_without_answer=sum(not example.answers for example in examples),
         alignment=count_alignment(examples),
-        num_answerable=_count_answerable(examples),
+        num_answerable=sum(are_answerable(examples)),
         context_words=_lengths(len(context.split()) for context in contexts),
         question_words=_lengths(len(question.split()) for question in questions),
         context_tokens=context_tokens,
@@ -120,19 +119,6 @@ def inspect_file(path: str | Path, tokenizer: Tokenizer | None = None) -> FileRe
         num_long=num_long,
         questions_by_article=dict(by_article),
     )
-
-
-def _count_answerable(examples: Sequence[Example]) -> int:
-    # Spaces around both make it a search for whole words.
-    normalized = {context: f" {normalize_answer(context)} " for context in {example.context for example in examples}}
-    return sum(
-        any(f" {answer} " in normalized[example.context] for answer in _normalized_answers(example))
-        for example in examples
-    )
-
-
-def _normalized_answers(example: Example) -> Iterable[str]:
-    return filter(None, (normalize_answer(answer.text) for answer in example.answers))
 
 
 def _count_tokens(texts: list[str], tokenizer: Tokenizer) -> list[int]:

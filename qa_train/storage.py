@@ -1,4 +1,4 @@
-"""Small files: JSON and text, written atomically; YAML with exact complaints; checksums; new directories."""
+"""Small files: JSON, text and bytes, written atomically; YAML with exact complaints; checksums; new directories."""
 
 import hashlib
 import json
@@ -37,7 +37,16 @@ def _finite(obj: object) -> object:
 
 
 def write_text(path: Pathlike, text: str) -> None:
-    """Writes `text` in UTF-8 so that a reader, or a crash, sees the old file or the new one, never a part.
+    """Writes `text` in UTF-8 as `write_bytes` does.
+
+    Raises:
+        DataError: If the file cannot be written; nothing is left behind.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Pathlike, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old one or the new one, never a part.
 
     Missing parent directories are created.
 
@@ -49,8 +58,8 @@ def write_text(path: Pathlike, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "x", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with open(temporary, "xb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -70,6 +79,18 @@ def read_text(path: Pathlike) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text in UTF-8, found byte {error.start} to be none") from error
+    except OSError as error:
+        raise DataError(f"{path}: {_reason(error)}") from error
+
+
+def read_bytes(path: Pathlike) -> bytes:
+    """Reads a file whole.
+
+    Raises:
+        DataError: If there is no such file, it is a directory, or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {_reason(error)}") from error
 

@@ -13,10 +13,12 @@ from qa_train.errors import DataError
 from qa_train.storage import (
     dump_yaml,
     parse_yaml,
+    read_bytes,
     read_json,
     read_text,
     sha256_file,
     unused_dir,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -50,6 +52,15 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(
         write_text(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["file.json"]
     assert path.read_text() == "old"
+
+
+def test_bytes_and_line_ends_are_read_back_as_written(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "new" / "file", bytes(range(256)))
+    assert read_bytes(tmp_path / "new" / "file") == bytes(range(256))
+    write_text(tmp_path / "text", "é\r\n\n")
+    assert read_bytes(tmp_path / "text") == "é\r\n\n".encode()
+    with pytest.raises(DataError, match=r"missing: no such file"):
+        read_bytes(tmp_path / "missing")
 
 
 def test_an_object_without_json_form_writes_nothing(tmp_path: Path) -> None:
