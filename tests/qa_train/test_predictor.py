@@ -1,10 +1,11 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
-from qa_train import predictor as predictor_module
+from qa_train import answering
 from qa_train.data import Example, read_squad
+from qa_train.ensemble import join_members
 from qa_train.errors import CheckpointError, ConfigError, DataError, QAError
 from qa_train.evaluate import BATCH_SIZE, EvalSet, evaluate_model, qa_logits
 from qa_train.model import load_model, load_tokenizer
@@ -80,7 +82,8 @@ def test_the_answers_are_those_that_evaluation_scores(
 @torch.no_grad()
 def plain_n_best(predictor: Predictor, question: str, context: str) -> list[tuple[float, int, int, int]]:
     """All (probability, start, end, window), best first, by a loop over unpadded windows and all their spans."""
-    encoded = predictor.tokenizer(
+    (member,) = predictor.ensemble.members
+    encoded = member.tokenizer(
         question,
         context,
         truncation="only_second",
@@ -91,8 +94,8 @@ def plain_n_best(predictor: Predictor, question: str, context: str) -> list[tupl
     )
     windows = []
     for index in range(len(encoded["input_ids"])):
-        names = [name for name in predictor.tokenizer.model_input_names if name in encoded]
-        output = predictor.model(**{name: torch.tensor([encoded[name][index]]) for name in names})
+        names = [name for name in member.tokenizer.model_input_names if name in encoded]
+        output = member.model(**{name: torch.tensor([encoded[name][index]]) for name in names})
         inside = [position for position, part in enumerate(encoded.sequence_ids(index)) if part == 1]
         start, end = (logits[0, inside].double() for logits in (output.start_logits, output.end_logits))
         windows.append((start, end, [encoded["offset_mapping"][index][position] for position in inside]))
@@ -171,7 +174,7 @@ def test_a_long_context_is_read_to_its_end_a_few_windows_at_a_time(
         sizes.append(len(batch))
         return qa_logits(model, batch)
 
-    monkeypatch.setattr(predictor_module, "qa_logits", count)
+    monkeypatch.setattr(answering, "qa_logits", count)
     found = predictor(question=QUESTIONS[0], context=context, n_best=3)
     assert max(sizes) <= BATCH_SIZE < sum(sizes)
     assert [context[answer["start"] : answer["end"]] for answer in found] == [answer["answer"] for answer in found]
@@ -179,13 +182,13 @@ def test_a_long_context_is_read_to_its_end_a_few_windows_at_a_time(
 
 def test_the_last_window_of_a_long_context_is_read_too(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     context = "children like to play there . " * 300 + "ada"
-    ada = predictor.tokenizer.convert_tokens_to_ids("ada")
+    ada = predictor.ensemble.tokenizer.convert_tokens_to_ids("ada")
 
     def favour_ada(_: object, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         scores = 9.0 * (batch.input_ids == ada)
         return scores, scores
 
-    monkeypatch.setattr(predictor_module, "qa_logits", favour_ada)
+    monkeypatch.setattr(answering, "qa_logits", favour_ada)
     found = predictor(question="who ?", context=context)
     assert (found["answer"], found["end"]) == ("ada", len(context))
     assert found["window"] > 30
@@ -197,7 +200,7 @@ def test_many_contexts_are_read_in_chunks_with_the_same_answers(
 ) -> None:
     pairs = [(example.question, example.context) for example in examples]
     at_once = predictor(pairs)
-    monkeypatch.setattr(predictor_module, "_CHUNK_CHARACTERS", 500)
+    monkeypatch.setattr(answering, "_CHUNK_CHARACTERS", 500)
     chunked = predictor(pairs)
     assert [answer["answer"] for answer in chunked] == [answer["answer"] for answer in at_once]
     assert [answer["score"] for answer in chunked] == pytest.approx([answer["score"] for answer in at_once], abs=1e-5)
@@ -304,7 +307,7 @@ def test_what_the_model_or_machine_cannot_do_is_refused(
 def test_half_precision_gives_nearly_the_same_probabilities(directory_of: Callable[[Kind], Path]) -> None:
     directory = directory_of("distilbert")
     exact, rough = Predictor(directory, **WINDOWS), Predictor(directory, precision="bf16", **WINDOWS)
-    assert (exact.precision, exact.device) == ("fp32", CPU)
+    assert [(member.precision, member.device) for member in exact.ensemble.members] == [("fp32", CPU)]
     one, other = (predictor("who ?", CONTEXT)["score"] for predictor in (exact, rough))
     assert one == pytest.approx(other, rel=0.1)
     assert one != other
@@ -313,7 +316,7 @@ def test_half_precision_gives_nearly_the_same_probabilities(directory_of: Callab
 def test_scores_that_are_not_finite_are_refused(directory_of: Callable[[Kind], Path]) -> None:
     broken = Predictor(directory_of("distilbert"))
     with torch.no_grad():
-        broken.model.get_parameter("qa_outputs.bias").fill_(torch.nan)
+        broken.ensemble.members[0].model.get_parameter("qa_outputs.bias").fill_(torch.nan)
     assert "expected finite scores" in refusal(CheckpointError, lambda: broken("who ?", "ada"))
 
 
@@ -395,8 +398,10 @@ def test_no_answer_is_blank_or_has_blanks_at_its_edges_or_pieces_of_the_tokenize
             return SimpleNamespace(start_logits=start, end_logits=end)
 
     predictor = predictor_of(kind)
+    (member,) = predictor.ensemble.members
+    windows = member.windows.model_copy(update={"max_seq_length": 24, "doc_stride": 6})
     scripted = object.__new__(Predictor)
-    scripted.__dict__.update(predictor.__dict__, model=RandomScores(), max_seq_length=24, doc_stride=6)
+    scripted.ensemble = join_members([replace(member, model=cast(Any, RandomScores()), windows=windows)])
     answers = scripted("who # ?", context, n_best=n_best)
     assert 1 <= len(answers) <= n_best
     assert len({(answer["start"], answer["end"]) for answer in answers}) == len(answers)
