@@ -22,6 +22,7 @@ from qa_train.config_schema import Config, CrossCheckError
 __all__ = [
     "DATA_DIR_VARIABLE",
     "DEFAULT_DATA_DIR",
+    "AugmentConfig",
     "DataConfig",
     "ModelConfig",
     "OptimConfig",
@@ -43,6 +44,12 @@ _TEST_DATA: dict[str, Any] = {
     "lookup": "data",
     "expected": "a mapping from names (letters, digits, _ and -) to paths of files in SQuAD form",
 }
+_EXTRA: dict[str, Any] = _TEST_DATA
+_WEIGHTS: dict[str, Any] = {"expected": "a mapping from names of extra_train to numbers above 0, at most 100"}
+_CONFUSIONS: dict[str, Any] = {
+    "lookup": "data",
+    "expected": "the path of a file that `python -m qa_train confusions` wrote | null",
+}
 _MODEL: dict[str, Any] = {"lookup": "model", "expected": "a name on the Hugging Face Hub | a local directory"}
 
 Path = Annotated[str, Field(min_length=1)]
@@ -61,6 +68,12 @@ class DataConfig(Config):
         default=0.1, gt=0, lt=1, description="share of train's questions split off, whole articles at a time"
     )
     test: dict[SetName, Path] = Field(default={}, description="reported, never selects", json_schema_extra=_TEST_DATA)
+    extra_train: dict[SetName, Path] = Field(
+        default={}, description="mixed in; never about articles of dev or test", json_schema_extra=_EXTRA
+    )
+    extra_weights: dict[SetName, Annotated[float, Field(gt=0, le=100)]] = Field(
+        default={}, description="how often an epoch holds each question of such a set; 1", json_schema_extra=_WEIGHTS
+    )
 
     @model_validator(mode="after")
     def _test_names_are_free(self) -> Self:
@@ -68,6 +81,14 @@ class DataConfig(Config):
         if taken:
             text = "this name is taken by the set itself, give the test set another one"
             raise CrossCheckError({f"test.{name}": text for name in sorted(taken)})
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_sets(self) -> Self:
+        unknown = sorted(self.extra_weights.keys() - self.extra_train.keys())
+        if unknown:
+            text = f"expected one of the sets of extra_train ({', '.join(self.extra_train) or 'there are none'})"
+            raise CrossCheckError({f"extra_weights.{name}": text for name in unknown})
         return self
 
 
@@ -100,6 +121,19 @@ class OptimConfig(Config):
     )
 
 
+class AugmentConfig(Config):
+    """How training contexts are changed, anew in every epoch; answers stay as they are."""
+
+    recognition_noise: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the words that are misheard, as by a speech recogniser"
+    )
+    confusions: Path | None = Field(
+        default=None,
+        description="which words are taken for which; null: those that sound alike",
+        json_schema_extra=_CONFUSIONS,
+    )
+
+
 class ScaleConfig(Config):
     """How the work is spread; none of it changes the recipe."""
 
@@ -121,6 +155,7 @@ class TrainConfig(Config):
     data: DataConfig = Field(description="files, looked up in . , beside this file, in $SPOKEN_SQUAD_DIR")
     model: ModelConfig = Field(default=ModelConfig(), description="pretrained model and windows")
     optim: OptimConfig = Field(default=OptimConfig(), description="AdamW and its schedule")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="changes of the training contexts")
     num_epochs: int = Field(default=3, ge=1, le=1000, description="passes over the training data")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="of matrix products; auto: the fastest here"

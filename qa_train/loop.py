@@ -99,6 +99,7 @@ class TrainingLoop:
 
     Attributes:
         model: The model being trained, unwrapped.
+        features: Training windows of the present epoch.
         meter: The cost so far.
         evaluation: The last evaluation on dev, with its predictions; None before the first epoch ends.
     """
@@ -112,6 +113,7 @@ class TrainingLoop:
         accelerator: Accelerator,
         pad_token_id: int,
         *,
+        windows_of_epoch: Callable[[int], Features] | None = None,
         compiled: bool = False,
         checkpoint_dir: Path | None = None,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
@@ -123,11 +125,13 @@ class TrainingLoop:
 
         Args:
             model: A question-answering model.
-            features: Training windows, each with a known label.
+            features: Training windows of the first epoch, each with a known label.
             dev: Evaluated after each epoch.
             recipe: What to do.
             accelerator: Device, precision and workers.
             pad_token_id: Of the tokenizer.
+            windows_of_epoch: Gives the windows of an epoch, counted from 0, as many as `features`; these themselves by
+                default.
             compiled: Whether training passes go through `torch.compile`; windows are then padded to few lengths, and
                 batches of another size than the usual one are not compiled, so that it compiles a few times only.
             checkpoint_dir: Where checkpoints go, one after each epoch; none are written without it.
@@ -142,6 +146,7 @@ class TrainingLoop:
         """
         self.recipe, self.accelerator, self.dev = recipe, accelerator, dev
         self.features, self.pad_token_id = features, pad_token_id
+        self._windows_of_epoch = windows_of_epoch or (lambda _epoch: features)
         self.checkpoint_dir, self.checkpoint_every_s = checkpoint_dir, checkpoint_every_s
         self.meter = meter or CostMeter()
         self.evaluation: Evaluation | None = None
@@ -211,6 +216,7 @@ class TrainingLoop:
     def _train_epoch(self) -> None:
         """Trains from the present position to the end of its epoch."""
         epoch, position = divmod(self._step, self.steps_per_epoch)
+        self.features = self._windows_of_epoch(epoch)
         batches = epoch_batches(self.features.lengths, self.recipe.batch_size, self.recipe.seed, epoch)
         saved = time.monotonic()
         self._prepared.train()

@@ -24,7 +24,7 @@ RUN_CONFIG = "run.yaml"
 _CHECKPOINTS, _REPORTS, _LOCK = "checkpoints", "reports.json", ".lock"
 _LEFT_BY_TRAINING = (
     *(RUN_CONFIG, TRAINING_RECORD, _CHECKPOINTS, _REPORTS, _LOCK, ".*.tmp", "README.md"),
-    *("events.jsonl", ".ray_train"),  # of Ray Train
+    *("events.jsonl", ".ray_train", "scores_*.parquet"),  # the first two are of Ray Train
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
@@ -177,6 +177,6 @@ def train_to_end(
     if is_first:
         training.save(directory)
         write_json(directory / _REPORTS, [asdict(report) for report in reports])
-        scores = {"dev": {"f1": reports[-1].f1, "exact_match": reports[-1].exact_match}} | training.scores
-        files = [TRAINING_RECORD, MODEL_CARD, _REPORTS]
-        show({"summary": {"scores": scores, "cost": training.loop.meter.columns(), "files": files}})
+        scored = training.write_question_scores(directory, config.num_epochs)
+        files = [TRAINING_RECORD, MODEL_CARD, _REPORTS, *scored]
+        show({"summary": {"scores": training.summaries(), "cost": training.loop.meter.columns(), "files": files}})

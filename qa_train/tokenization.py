@@ -69,12 +69,18 @@ class Features:
             return self
         if not known.any():
             raise DataError("no window holds its answer: expected at least one; use longer windows, or all of them")
-        tokens = np.repeat(known, self.lengths)
+        return self.take(np.flatnonzero(known))
+
+    def take(self, windows: Ints) -> "Features":
+        """Returns some windows, in the order of their indices [num_windows]; one may stand several times."""
+        lengths = self.lengths[windows]
+        splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        tokens = np.arange(splits[-1]) + np.repeat(self.splits[windows] - splits[:-1], lengths)
         return replace(
             self,
-            splits=np.concatenate([[0], np.cumsum(self.lengths[known])]).astype(np.int64),
+            splits=splits,
             **{name: getattr(self, name)[tokens] for name in ("input_ids", "token_type_ids", "offsets")},
-            **{name: getattr(self, name)[known] for name in _PER_WINDOW},
+            **{name: getattr(self, name)[windows] for name in _PER_WINDOW},
         )
 
 

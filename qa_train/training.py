@@ -3,8 +3,8 @@
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,72 +16,29 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from qa_train.alignment import AlignmentCounts, align_answers
+from qa_train.augment import RecognitionNoise, count_words
 from qa_train.checkpoint import latest_checkpoint, read_progress
 from qa_train.config import ModelConfig, TrainConfig
+from qa_train.confusions import read_confusions
 from qa_train.cost import CostMeter
-from qa_train.data import Example, SquadData, read_squad, split_by_title
+from qa_train.data import Example
 from qa_train.errors import ConfigError
 from qa_train.evaluate import EvalSet
 from qa_train.feature_cache import cached_encode
-from qa_train.intervals import article_interval
 from qa_train.loop import CHECKPOINT_EVERY_S, Progress, Recipe, TrainingLoop
 from qa_train.metrics import QAScores
 from qa_train.model import load_model, load_tokenizer, save_model
 from qa_train.model_card import model_card
 from qa_train.precision import Precision, resolve_precision
+from qa_train.question_scores import write_question_scores
+from qa_train.questions import Questions, read_questions
+from qa_train.scoring import summarize
 from qa_train.storage import write_json, write_text
+from qa_train.tokenization import encode
+from qa_train.training_windows import TrainingWindows
 from qa_train.workers import from_first, rank
 
 TRAINING_RECORD, MODEL_CARD = "training.json", "README.md"
-
-
-@dataclass(frozen=True, eq=False)
-class Questions:
-    """The examples of a run, by the use they are put to.
-
-    Attributes:
-        train: Aligned training questions.
-        dev: Questions that select.
-        tests: Questions that are only reported, by the test set's name.
-        alignment: How the training answers were found.
-        description: `path`, `sha256` and number of `questions` of each set, for manifests.
-    """
-
-    train: tuple[Example, ...]
-    dev: tuple[Example, ...]
-    tests: dict[str, tuple[Example, ...]]
-    alignment: AlignmentCounts
-    description: dict[str, dict[str, Any]]
-
-
-def read_questions(config: TrainConfig) -> Questions:
-    """Reads a run's data files and splits dev off where the configuration names no file for it.
-
-    Raises:
-        DataError: If a file cannot be used, or has too few articles to be split.
-    """
-    train_data = read_squad(config.data.train)
-    train, dev_data = train_data.examples, train_data
-    if config.data.dev is None:
-        train, dev = split_by_title(train, config.data.dev_fraction, config.seed)
-    else:
-        dev_data = read_squad(config.data.dev)
-        dev = dev_data.examples
-    tests = {name: read_squad(path) for name, path in config.data.test.items()}
-    aligned = align_answers(train, config.data.train)
-    split = {"split": True} if config.data.dev is None else {}
-    description = {
-        "train": _describe(train_data, aligned.examples) | asdict(aligned.counts),
-        "dev": _describe(dev_data, dev) | split,
-        **{f"test.{name}": _describe(data, data.examples) for name, data in tests.items()},
-    }
-    test_examples = {name: data.examples for name, data in tests.items()}
-    return Questions(aligned.examples, dev, test_examples, aligned.counts, description)
-
-
-def _describe(data: SquadData, used: tuple[Example, ...]) -> dict[str, Any]:
-    return {"path": data.path, "sha256": data.sha256, "questions": len(used)}
 
 
 def eval_set(
@@ -106,7 +63,7 @@ class Training:
         tokenizer: The model's.
         loop: Iterate over `loop.reports()`.
         precision: What `precision: auto` was resolved to.
-        scores: Of the test sets, once `evaluate_tests` ran; see `summarize`.
+        tests: How the model did on the test sets, once `evaluate_tests` ran.
     """
 
     config: TrainConfig
@@ -114,7 +71,7 @@ class Training:
     tokenizer: PreTrainedTokenizerFast
     loop: TrainingLoop
     precision: Precision
-    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tests: dict[str, QAScores] = field(default_factory=dict)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -126,7 +83,38 @@ class Training:
         for name, examples in self.questions.tests.items():
             with self.loop.meter.part("evaluating"):
                 evaluation = self.loop.evaluate(eval_set(name, examples, self.tokenizer, self.config))
-            self.scores[f"test.{name}"] = summarize(evaluation.scores, examples)
+            self.tests[name] = evaluation.scores
+
+    @property
+    def dev_scores(self) -> QAScores:
+        """How the finished model did on dev."""
+        if self.loop.evaluation is None:
+            raise RuntimeError("the loop's reports were not read to their end")
+        return self.loop.evaluation.scores
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Returns the scores of `dev` and of each `test.<name>` that was evaluated; see `scoring.summarize`."""
+        tests = self.questions.tests
+        return {
+            "dev": summarize(self.dev_scores, self.questions.dev),
+            **{f"test.{name}": summarize(scores, tests[name]) for name, scores in self.tests.items()},
+        }
+
+    def write_question_scores(self, directory: Path, budget_epochs: int) -> list[str]:
+        """Writes the score of each question of dev and of the test sets that were evaluated.
+
+        Returns:
+            The files' names, `scores_<set>_<budget>.parquet`.
+
+        Raises:
+            DataError: If one cannot be written.
+        """
+        sets = {"dev": (self.dev_scores, self.questions.dev)}
+        sets |= {f"test.{name}": (scores, self.questions.tests[name]) for name, scores in self.tests.items()}
+        files = {f"scores_{name}_{budget_epochs}.parquet": scored for name, scored in sets.items()}
+        for file, (scores, examples) in files.items():
+            write_question_scores(directory / file, scores, examples)
+        return list(files)
 
     def save(self, directory: Path) -> None:
         """Writes the model, its tokenizer, `training.json` and a model card.
@@ -135,14 +123,12 @@ class Training:
             CheckpointError: If the model cannot be written.
             DataError: If one of the others cannot be written.
         """
-        if self.loop.evaluation is None:
-            raise RuntimeError("the loop's reports were not read to their end")
         record = {
             "config": self.config.model_dump(),
             "precision": self.precision,
             "device": device_name(self.loop.accelerator.device),
             "data": self.questions.description,
-            "scores": {"dev": summarize(self.loop.evaluation.scores, self.questions.dev)} | self.scores,
+            "scores": self.summaries(),
             "cost": self.loop.meter.columns(),
             "versions": library_versions(),
             "commit": commit(),
@@ -150,20 +136,6 @@ class Training:
         save_model(self.model, self.tokenizer, directory)
         write_json(directory / TRAINING_RECORD, record)
         write_text(directory / MODEL_CARD, model_card(record, directory.name))
-
-
-def summarize(scores: QAScores, examples: Sequence[Example]) -> dict[str, Any]:
-    """Returns F1 and exact match, 0 to 100, with their 95 % intervals over articles (null where there are too few)."""
-    articles = [example.title for example in examples]
-    values = {name: [getattr(score, name) for score in scores.per_question.values()] for name in ("f1", "exact_match")}
-    intervals = {name: article_interval(value, articles) for name, value in values.items()}
-    return {
-        "f1": scores.f1,
-        "exact_match": scores.exact_match,
-        **{f"{name}_interval": found and [found.low, found.high] for name, found in intervals.items()},
-        "num_questions": scores.num_questions,
-        "num_articles": len(set(articles)),
-    }
 
 
 def start_training(
@@ -197,17 +169,18 @@ def start_training(
         tokenizer = load_tokenizer(config.model.name)
         model = load_model(config.model.name, config.seed)
         check_window(model, config.model)
-        features = cached_encode(questions.train, tokenizer, **window_arguments(config)).labelled()
+        windows = _training_windows(questions, tokenizer, config)
         dev = eval_set("dev", questions.dev, tokenizer, config)
         device = torch.device("cuda" if use_gpu else "cpu")
         precision = _precision(config, nn.Module.to(model, device).train(), device, checkpoint_dir)
         loop = TrainingLoop(
             model,
-            features,
+            windows.of_epoch(0),
             dev,
             recipe_of(config),
             build_accelerator(precision, use_gpu),
             tokenizer.pad_token_id,
+            windows_of_epoch=windows.of_epoch,
             compiled=config.scale.compile,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every_s=checkpoint_every_s,
@@ -216,6 +189,27 @@ def start_training(
             on_progress=on_progress,
         )
     return Training(config, questions, tokenizer, loop, precision)
+
+
+def _training_windows(questions: Questions, tokenizer: PreTrainedTokenizerFast, config: TrainConfig) -> TrainingWindows:
+    extra_weights = [config.data.extra_weights.get(name, 1.0) for name in questions.extra]
+    return TrainingWindows(
+        [questions.train, *questions.extra.values()],
+        [1.0, *extra_weights],
+        lambda examples, cached: (cached_encode if cached else encode)(
+            examples, tokenizer, **window_arguments(config)
+        ).labelled(),
+        config.seed,
+        _noise(questions, config),
+    )
+
+
+def _noise(questions: Questions, config: TrainConfig) -> RecognitionNoise | None:
+    augment = config.augment
+    if augment.recognition_noise == 0:
+        return None
+    confusions = read_confusions(augment.confusions) if augment.confusions else None
+    return RecognitionNoise(augment.recognition_noise, count_words(questions.train), confusions)
 
 
 def _precision(config: TrainConfig, model: nn.Module, device: torch.device, checkpoint_dir: Path | None) -> Precision:

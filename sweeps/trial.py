@@ -94,8 +94,9 @@ def messages(job: TrialJob) -> Iterator[Message]:
 
 
 def _keep(job: TrialJob, training: Training, report: Report) -> None:
-    """Saves the finished model and its dev predictions before it is announced."""
+    """Saves the finished model, its dev predictions and their scores before it is announced."""
     training.save(job.directory / MODEL)
+    training.write_question_scores(job.directory, report.epochs_trained)
     if training.loop.evaluation:
         name = f"predictions_dev_{report.budget_epochs}.json"
         write_json(job.directory / name, training.loop.evaluation.predictions)

@@ -48,10 +48,11 @@ GOOD = "data: {train: train.json}\n"
 
 def test_the_defaults_are_the_documented_ones(config: TrainConfig) -> None:
     documented = """
-        data: {train: train.json, dev: null, dev_fraction: 0.1, test: {}}
+        data: {train: train.json, dev: null, dev_fraction: 0.1, test: {}, extra_train: {}, extra_weights: {}}
         model: {name: distilbert-base-uncased, max_seq_length: 384, doc_stride: 128, single_window: false}
         optim: {learning_rate: 3.0e-5, schedule: linear, warmup_ratio: 0.06, weight_decay: 0.01,
                 batch_size: 16, max_grad_norm: 1.0}
+        augment: {recognition_noise: 0.0, confusions: null}
         num_epochs: 3
         precision: auto
         scale: {num_workers: 1, use_gpu: auto, launcher: auto, cpus_per_worker: auto,
@@ -59,6 +60,12 @@ def test_the_defaults_are_the_documented_ones(config: TrainConfig) -> None:
         seed: 0
     """
     assert config.model_dump() == yaml.safe_load(documented)
+
+
+def test_a_weight_of_no_extra_set_is_named(tmp_path: Path) -> None:
+    text = "data: {train: train.json, extra_train: {a: train.json}, extra_weights: {b: 0.5}}\n"
+    [problem] = problems(tmp_path, text)
+    assert problem == "data.extra_weights.b: expected one of the sets of extra_train (a)"
 
 
 def test_a_config_cannot_be_changed(config: TrainConfig) -> None:
@@ -132,7 +139,7 @@ def test_an_unknown_override_is_named_with_the_nearest_key(tmp_path: Path, key: 
 def test_an_unknown_key_of_the_file_is_named_in_its_section(tmp_path: Path) -> None:
     assert problems(tmp_path, GOOD + "optim: {lr: 1}\nxyz: 3\n") == (
         "optim.lr: unknown key, the nearest known one is optim.learning_rate",
-        "xyz: unknown key, expected one of data, model, optim, num_epochs, precision, scale, seed",
+        "xyz: unknown key, expected one of data, model, optim, augment, num_epochs, precision, scale, seed",
     )
 
 

@@ -1,4 +1,3 @@
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from qa_train.training import (
     check_window,
     commit,
     library_versions,
-    read_questions,
     recipe_of,
     resolve_use_gpu,
     start_training,
 )
-from tests.tiny_models import Kind, tiny_model_dir, tiny_squad
+from tests.tiny_models import Kind, tiny_model_dir
 
 
 @pytest.fixture
@@ -44,42 +42,6 @@ def trained(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[T
 def record_of(trained: tuple[Training, list[Report], Path]) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((trained[2] / "training.json").read_text())
     return record
-
-
-# Data
-
-
-def test_each_set_is_read_and_described(config: TrainConfig, tiny_run: Path) -> None:
-    questions = read_questions(config)
-    assert (len(questions.train), len(questions.dev), len(questions.tests["other"])) == (24, 12, 12)
-    assert questions.description.keys() == {"train", "dev", "test.other"}
-    for name, file in {"train": "train.json", "dev": "dev.json", "test.other": "test.json"}.items():
-        described = questions.description[name]
-        assert described["path"] == str(tiny_run / file)
-        assert described["sha256"] == hashlib.sha256((tiny_run / file).read_bytes()).hexdigest()
-    assert questions.description["train"]["exact"] == questions.alignment.exact == 24
-
-
-def test_without_a_dev_file_whole_articles_are_split_off(config: TrainConfig) -> None:
-    split = with_values(config, {"data.dev": None, "data.dev_fraction": 0.5})
-    questions = read_questions(split)
-    assert len(questions.train) + len(questions.dev) == 24
-    titles = [{example.title for example in part} for part in (questions.train, questions.dev)]
-    assert not titles[0] & titles[1]
-    assert questions.description["dev"]["split"] is True
-    assert questions.description["dev"]["sha256"] == questions.description["train"]["sha256"]
-
-
-def test_training_questions_whose_answer_is_not_found_are_left_out_and_counted(
-    config: TrainConfig, tmp_path: Path
-) -> None:
-    path = tiny_squad(tmp_path / "train.json", 2)
-    content = json.loads(path.read_text())
-    content["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["text"] = "nowhere at all"
-    path.write_text(json.dumps(content))
-    questions = read_questions(with_values(config, {"data.train": str(path)}))
-    assert len(questions.train) == 11
-    assert questions.description["train"] | {"exact": 11, "unaligned": 1} == questions.description["train"]
 
 
 # The recipe and what it needs
@@ -199,7 +161,7 @@ def test_the_test_sets_select_nothing(trained: tuple[Training, list[Report], Pat
     alone = start_training(with_values(config, {"data.test": {}}))
     reports = list(alone.loop.reports())
     alone.evaluate_tests()
-    assert alone.scores == {}
+    assert alone.tests == {}
     assert [report.f1 for report in reports] == [report.f1 for report in trained[1]]
     weights = trained[0].model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in alone.model.state_dict().items())
