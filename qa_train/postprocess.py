@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,9 +48,8 @@ def best_spans(
     Returns:
         (score, start, end), each [batch]; `end` is the position of the span's last token.
     """
-    width = min(max_answer_length, start_logits.shape[1])
-    score, best = _span_scores(start_logits, end_logits, context_begin, context_end, width).max(dim=1)
-    return score, best // width, best // width + best % width
+    score, start, end = n_best_spans(start_logits, end_logits, context_begin, context_end, 1, max_answer_length)
+    return score[:, 0], start[:, 0], end[:, 0]
 
 
 def n_best_spans(
@@ -75,24 +76,18 @@ def n_best_spans(
         the score -inf and positions without meaning: drop them.
     """
     width = min(max_answer_length, start_logits.shape[1])
-    scores = _span_scores(start_logits, end_logits, context_begin, context_end, width)
-    best = _unique_keys(scores).topk(min(n_best, scores.shape[1]), dim=1).indices
-    return scores.gather(1, best), best // width, best // width + best % width
-
-
-def _span_scores(
-    start_logits: Tensor, end_logits: Tensor, context_begin: Tensor, context_end: Tensor, width: int
-) -> Tensor:
-    """Returns [batch, seq_len * width] start + end score of the span of `i % width + 1` tokens from `i // width` on.
-
-    Spans that are not inside the context have -inf.
-    """
-    outside = ~_in_context(start_logits, context_begin, context_end)
-    start = start_logits.float().masked_fill(outside, -torch.inf)
-    end = end_logits.float().masked_fill(outside, -torch.inf)
-    # [batch, seq_len, width]: the end score `offset` tokens after each start.
-    ends = torch.nn.functional.pad(end, (0, width - 1), value=-torch.inf).unfold(1, width, 1)
-    return (start[:, :, None] + ends).flatten(1)
+    positions = torch.arange(start_logits.shape[1], device=start_logits.device)
+    start = torch.where(positions >= context_begin[:, None], start_logits.float(), -torch.inf)
+    end = torch.where(positions < context_end[:, None], end_logits.float(), -torch.inf)
+    end = torch.nn.functional.pad(end, (0, width - 1), value=-torch.inf)
+    # A start whose best span is not among the n best of all starts' best spans has n better spans before it, so that
+    # none of its own is among the n best. Only the spans of n starts are left to be compared: [batch, n, width].
+    best_of_start = start + _running_max(end, width)
+    starts = _top_positions(best_of_start, n_best).sort(dim=1).values
+    ends = starts[:, :, None] + positions[:width]
+    scores = (start.gather(1, starts)[:, :, None] + end.gather(1, ends.flatten(1)).view(ends.shape)).flatten(1)
+    chosen = _top_positions(scores, n_best)
+    return scores.gather(1, chosen), starts.gather(1, chosen // width), ends.flatten(1).gather(1, chosen)
 
 
 def _in_context(logits: Tensor, context_begin: Tensor, context_end: Tensor) -> Tensor:
@@ -100,16 +95,28 @@ def _in_context(logits: Tensor, context_begin: Tensor, context_end: Tensor) -> T
     return (positions >= context_begin[:, None]) & (positions < context_end[:, None])
 
 
-def _unique_keys(scores: Tensor) -> Tensor:
-    """Returns int64 keys in the order of the scores, the first of equal ones highest.
+def _running_max(values: Tensor, width: int) -> Tensor:
+    """Returns [batch, length - width + 1] the largest of each `width` values in a row."""
+    covered = 1
+    while covered < width:
+        step = min(covered, width - covered)
+        values = torch.maximum(values[:, :-step], values[:, step:])
+        covered += step
+    return values
 
-    `topk` of the scores themselves leaves open which of equal ones it takes; a stable sort took 18 times as long as
-    `topk` of these keys (on a CPU, 32 windows of 384 tokens).
+
+def _top_positions(scores: Tensor, n_best: int) -> Tensor:
+    """Returns [batch, n] the positions of the highest scores of each row, all if `n_best` are more; ties in order.
+
+    `topk` of the scores themselves leaves open which of equal ones it takes, and a stable sort is far slower than
+    `topk` of keys that are all different.
     """
     bits = (scores + 0.0).view(torch.int32)  # + 0.0: -0.0 becomes 0.0
     # Read as integers, floats above 0 stand in their order, those below 0 in the reverse one.
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.long() << 32) - torch.arange(scores.shape[1], device=scores.device)
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    keys <<= 32
+    keys -= torch.arange(scores.shape[1], device=scores.device)
+    return keys.topk(min(n_best, scores.shape[1]), dim=1).indices
 
 
 def distinct_spans(
@@ -141,26 +148,57 @@ def distinct_spans(
     num_searched = n_best
     while True:
         search = n_best_spans(start_logits, end_logits, *bounds, num_searched, max_answer_length)
-        rows = zip(offsets, contexts, *(tensor.cpu().numpy() for tensor in search), strict=True)
-        found = [_character_spans(*row) for row in rows]
+        scores, starts, ends = (tensor.cpu().numpy() for tensor in search)
+        found = _character_spans(scores, starts, ends, offsets, contexts)
         # Different tokens can be the same characters: those of white space, and parts of one character.
-        last = search[0][:, -1].tolist()
-        all_searched = search[0].shape[1] < num_searched
+        all_searched = scores.shape[1] < num_searched
         if all_searched or all(
-            len(spans) >= n_best or lowest == -np.inf for spans, lowest in zip(found, last, strict=True)
+            len(spans) >= n_best or lowest == -np.inf for spans, lowest in zip(found, scores[:, -1], strict=True)
         ):
             return [spans[:n_best] for spans in found]
         num_searched *= 2
 
 
-def _character_spans(offsets: Ints, context: str, scores: np.ndarray, starts: Ints, ends: Ints) -> list[Span]:
-    """Turns one window's spans of tokens, best first, into spans of characters; of equal ones the best stays."""
-    spans: dict[tuple[int, int], Span] = {}
-    for score, start, end in zip(scores.tolist(), starts, ends, strict=True):
-        if score > -np.inf:
-            characters = answer_span(context, int(offsets[start, 0]), int(offsets[end, 1]))
-            spans.setdefault(characters, Span(score, *characters))
-    return list(spans.values())
+def _character_spans(
+    scores: np.ndarray, starts: np.ndarray, ends: np.ndarray, offsets: Sequence[Ints], contexts: Sequence[str]
+) -> list[list[Span]]:
+    """Turns spans of tokens [batch, n], best first, into spans of characters; of equal ones the best stays."""
+    is_span = scores > -np.inf
+    first_token = _first_indices(offsets)
+    tokens = np.concatenate(offsets)
+    # Positions without meaning can lie behind the last token.
+    begin = tokens[np.where(is_span, first_token + starts, 0), 0]
+    past = tokens[np.where(is_span, first_token + ends, 0), 1]
+    edges = _characters(contexts, np.stack([begin, past - 1]))
+    # Few spans are blank at an edge, and answer_span takes one at a time.
+    for row, column in np.argwhere(is_span & ((begin >= past) | np.strings.isspace(edges).any(axis=0))):
+        here = row, column
+        begin[here], past[here] = answer_span(contexts[row], int(begin[here]), int(past[here]))
+    kept = is_span & _are_new(begin.astype(np.int64) << 32 | past)
+    columns = (array[kept].tolist() for array in (scores, begin, past))
+    spans = map(partial(tuple.__new__, Span), zip(*columns, strict=True))  # Span(…) takes twice as long
+    return [list(islice(spans, count)) for count in kept.sum(axis=1).tolist()]
+
+
+def _first_indices(parts: Sequence[Any]) -> Ints:
+    """Returns [len(parts), 1] the index of the first element of each part once all are joined."""
+    return np.cumsum([0, *map(len, parts[:-1])])[:, None]
+
+
+def _characters(contexts: Sequence[str], places: np.ndarray) -> np.ndarray:
+    """Returns the characters at [..., batch, n] places in the contexts [batch]; of places outside, any."""
+    joined = np.frombuffer("".join(contexts).encode("utf-32-le"), dtype="<U1")
+    characters: np.ndarray = joined.take(_first_indices(contexts) + places, mode="clip")
+    return characters
+
+
+def _are_new(keys: np.ndarray) -> np.ndarray:
+    """Returns [batch, n] whether a key is the first of its value in its row."""
+    order = keys.argsort(axis=1, kind="stable")
+    ordered = np.take_along_axis(keys, order, axis=1)
+    is_new = np.ones(keys.shape, dtype=bool)
+    np.put_along_axis(is_new, order[:, 1:], ordered[:, 1:] != ordered[:, :-1], axis=1)
+    return is_new
 
 
 def context_log_sums(logits: Tensor, context_begin: Tensor, context_end: Tensor) -> Tensor:

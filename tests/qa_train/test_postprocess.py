@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_train.data import Example
-from qa_train.postprocess import answer_texts, best_spans
+from qa_train.postprocess import Span, answer_span, answer_texts, best_spans, distinct_spans
 from qa_train.tokenization import Features, encode
 from tests.tiny_models import tiny_tokenizer
 
@@ -103,3 +103,47 @@ def test_no_answer_is_blank_even_where_a_token_is_white_space_alone(context: str
         assert text
         assert text == text.strip()
         assert text in context
+
+
+@st.composite
+def windows_of_contexts(draw: st.DrawFn) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Contexts of their own, each with tokens that may be blank, empty, or the same characters."""
+    text = st.text("ab €\u3000\n😀", min_size=1, max_size=12).filter(str.strip)
+    windows = []
+    for context in draw(st.lists(text, min_size=1, max_size=4)):
+        edge = st.integers(0, len(context))
+        tokens = draw(st.lists(st.tuples(edge, edge).map(sorted), min_size=1, max_size=8))
+        windows.append((context, [(begin, past) for begin, past in sorted(tokens)]))
+    return windows
+
+
+@given(windows_of_contexts(), st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 9))
+def test_distinct_spans_are_those_of_a_loop_over_all_spans_of_each_window(
+    windows: list[tuple[str, list[tuple[int, int]]]], seed: int, n_best: int, max_answer_length: int
+) -> None:
+    lengths = [len(tokens) for _, tokens in windows]
+    # Whole numbers, so that many spans have equal scores.
+    start, end = np.random.default_rng(seed).integers(-3, 4, size=(2, len(windows), max(lengths))).astype(np.float32)
+    expected = []
+    for row, (context, tokens) in enumerate(windows):
+        scored = [
+            (float(start[row, first] + end[row, last]), *answer_span(context, tokens[first][0], tokens[last][1]))
+            for first in range(len(tokens))
+            for last in range(first, min(first + max_answer_length, len(tokens)))
+        ]
+        best: dict[tuple[int, int], Span] = {}
+        for score, begin, past in sorted(scored, key=lambda span: -span[0]):
+            best.setdefault((begin, past), Span(score, begin, past))
+        expected.append(list(best.values())[:n_best])
+    found = distinct_spans(
+        torch.from_numpy(start),
+        torch.from_numpy(end),
+        torch.zeros(len(windows), dtype=torch.int64),
+        torch.tensor(lengths),
+        [np.array(tokens, dtype=np.int32) for _, tokens in windows],
+        [context for context, _ in windows],
+        n_best,
+        max_answer_length,
+    )
+    assert found == expected
+    assert all(type(span) is Span for spans in found for span in spans)
