@@ -142,7 +142,7 @@ def _aligner() -> Any:
     try:
         import jiwer
     except ImportError as error:
-        raise QAError('confusions need jiwer, which is not installed; pip install "spansweep[noise]"') from error
+        raise QAError('confusions need jiwer, not found; pip install -c constraints.txt -e ".[noise]"') from error
     return lambda written, heard: jiwer.process_words(" ".join(written), " ".join(heard)).alignments[0]
 
 

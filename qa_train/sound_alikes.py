@@ -24,7 +24,7 @@ class SoundAlikes:
             from jellyfish import metaphone
         except ImportError as error:
             raise QAError(
-                'recognition noise needs jellyfish, which is not installed; pip install "spansweep[noise]"'
+                'recognition noise needs jellyfish, not found; pip install -c constraints.txt -e ".[noise]"'
             ) from error
         self._code = metaphone
         self._words: dict[str, dict[str, int]] = {}

@@ -88,7 +88,7 @@ def overlap_scores(predictions: Mapping[str, str], examples: Sequence[Example]) 
         from torchmetrics.functional.text import rouge_score
     except ModuleNotFoundError as error:
         raise QAError(
-            f'BLEU and ROUGE-L need sacrebleu and torchmetrics: {error}; pip install "spansweep[overlap]"'
+            f'BLEU and ROUGE-L need sacrebleu and torchmetrics: {error}; pip install -c constraints.txt -e ".[overlap]"'
         ) from error
     asked = [example for example in examples if example.answers]
     if not asked:

@@ -15,22 +15,26 @@ PACKAGES = [name for name in ("qa_train", "sweeps", "analysis", "cluster") if (R
 FLOORS = {
     "qa_train": """
         errors watchdog
-        metrics cost storage intervals workers display ray_session
-        config_schema data
-        config_io alignment
-        config convert baseline scoring inspection optim precision tokenization checkpoint offline_model
-        resources download feature_cache model model_card batching postprocess demo_data.build
+        metrics cost storage intervals workers display score_table ray_session
+        config_schema data sound_alikes
+        config_io alignment cloze attainable text_scores question_scores confusions
+        config convert baseline augment scoring inspection optim precision tokenization checkpoint offline_model
+        resources questions training_windows evaluation_job download noise_files feature_cache model model_card
+        batching postprocess demo_data.build
         evaluate
         loop
         training
-        ray_trainer
-        output predictor
+        ray_trainer answering
+        members ensemble
+        output predictor evaluation
+        evaluation_run
         cli
         __main__
     """,
     "sweeps": """
         records pricing space
-        config journal trial
+        config journal trial attempts lock
+        history extension
         placement probe recorder search trial_workers stopping ledger retention
         trainable plan
         runner simulate

@@ -13,6 +13,7 @@ import yaml
 from qa_train.cli import commands, main
 from qa_train.config import TrainConfig, load_config
 from qa_train.output import RUN_CONFIG
+from qa_train.question_scores import read_question_scores
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
 
@@ -285,6 +286,65 @@ def test_score_prints_the_official_scores_by_the_name_of_the_file(run: Callable[
     assert (scores["num_questions"], scores["num_missing"]) == (6, 3)
     assert result.err == "warning: 1 predictions belong to no question of dev.json\n"
     assert "F1 50.00" in run("score", "--data", data, "--predictions", tmp_path / "predictions.json").out
+
+
+@pytest.fixture
+def score(run: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    """Scores the first reference answers of seven articles, the first question's missing."""
+    data = tiny_squad(tmp_path / "dev.json", 7)
+    parts = [part for article in json.loads(data.read_text())["data"] for part in article["paragraphs"]]
+    answers = {qa["id"]: qa["answers"][0]["text"] for part in parts for qa in part["qas"]}
+    answers.pop(next(iter(answers)))
+    (tmp_path / "predictions.json").write_text(json.dumps(answers))
+    return lambda *argv: run("score", "--data", data, "--predictions", tmp_path / "predictions.json", *argv)
+
+
+def test_score_adds_intervals_and_further_scores(score: Callable[..., Result], tiny_run: Path) -> None:
+    result = score("--tokenizer", tiny_run / "model", "--overlap", "--json")
+    assert (result.status, result.err) == (0, "")
+    scores = json.loads(result.out)["dev.json"]
+    assert scores["f1"] == scores["exact_match"] == scores["per_answer_f1"] == pytest.approx(100 * 41 / 42)
+    assert scores["f1_interval"][0] < scores["f1"] < scores["f1_interval"][1]
+    assert (scores["num_articles"], scores["num_missing"], scores["num_unknown"], scores["num_empty"]) == (7, 1, 0, 0)
+    assert scores["answerable_share"] == scores["best_possible_f1"] == 100
+    assert min(scores["study_f1"], scores["bleu"], scores["rouge_l"]) > 90
+    assert "articles" not in scores
+
+
+def test_score_prints_a_table_of_scores_and_one_of_articles(score: Callable[..., Result]) -> None:
+    text = score().out
+    assert text.startswith("dev.json: F1 97.62, exact match 97.62 on 42 questions, 1 of them without a prediction")
+    assert "95 % interval over 7 articles" in text
+    assert "article 3" not in text
+    assert "article 3" in score("--articles").out
+    articles = json.loads(score("--articles", "--json").out)["dev.json"]["articles"]
+    assert (len(articles), articles["article 0"]["num_missing"], articles["article 1"]["f1"]) == (7, 1, 100.0)
+
+
+def test_score_writes_the_scores_of_the_questions(score: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    assert score("--question-scores", path).out.endswith(f"\nWrote {path}\n")
+    assert sum(read_question_scores(path).f1) == 4100
+    assert_refused_in_one_line(score("--question-scores", tmp_path / "dev.json"), "ends with .parquet", "dev.json")
+    (tmp_path / "in the way.parquet").mkdir()
+    assert_refused_in_one_line(score("--question-scores", tmp_path / "in the way.parquet"), "cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([{"id": "q", "prediction_text": "york"}], ["expected an object {question id: answer text}", "found a list"]),
+        ({"0-0-0-0": [{"text": "york", "probability": 0.5}]}, ["'0-0-0-0'", "expected the answer as a string"]),
+        ({"elsewhere": "york"}, ["expected ids of questions", "'elsewhere'"]),
+        ({"0-0-0-0": "york\ud800"}, ["surrogate"]),
+    ],
+    ids=["list", "n-best", "other data", "no text"],
+)
+def test_predictions_that_are_none_are_explained_in_one_line(
+    content: object, words: list[str], score: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "predictions.json").write_text(json.dumps(content))
+    assert_refused_in_one_line(score(), *words)
 
 
 def test_inspect_describes_files(run: Callable[..., Result], tiny_run: Path) -> None:

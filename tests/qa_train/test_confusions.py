@@ -158,7 +158,7 @@ def test_a_file_of_another_form_is_refused(content: object, complaint: str, tmp_
 
 def test_without_jiwer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    with pytest.raises(QAError, match=r'jiwer, which is not installed; pip install "spansweep\[noise\]"'):
+    with pytest.raises(QAError, match=r'jiwer, not found; pip install -c constraints.txt -e ".\[noise\]"'):
         learn_confusions([("a", "b")])
 
 

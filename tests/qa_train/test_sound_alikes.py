@@ -37,5 +37,5 @@ def test_what_has_no_code_sounds_like_nothing(word: str) -> None:
 
 def test_without_jellyfish_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jellyfish", None)
-    with pytest.raises(QAError, match=r'jellyfish, which is not installed; pip install "spansweep\[noise\]"'):
+    with pytest.raises(QAError, match=r'jellyfish, not found; pip install -c constraints.txt -e ".\[noise\]"'):
         SoundAlikes({})

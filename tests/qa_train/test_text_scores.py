@@ -86,5 +86,5 @@ def test_a_missing_library_is_named_with_its_remedy(library: str, monkeypatch: p
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(QAError, match=rf'{library}.*; pip install "spansweep\[overlap\]"'):
+    with pytest.raises(QAError, match=rf'{library}.*; pip install -c constraints.txt -e "\.\[overlap\]"'):
         overlap_scores({"q": "york"}, [asked("q", "york")])
