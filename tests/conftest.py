@@ -19,16 +19,9 @@ scale: {use_gpu: false, launcher: local, cpus_per_worker: 1}
 """
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several processes (`-n 2`): keeps a file's tests, which share what they set up, in one; starts with Ray's.
-
-    Those wait more than they compute. The README's sections share nothing.
-    """
+    """Starts with the files that take longest, those with a real Ray: two processes (`-n 2`) then end together."""
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    for item in items:
-        is_alone = item.path.name == "test_readme.py"
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if is_alone else str(item.path)))
     items.sort(key=lambda item: item.path not in with_ray)
 
 
