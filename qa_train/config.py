@@ -15,6 +15,7 @@ from qa_train.config_io import (
     get_dotted,
     load_config,
     to_yaml,
+    with_overrides,
     with_values,
 )
 from qa_train.config_schema import Config, CrossCheckError
@@ -35,6 +36,7 @@ __all__ = [
     "get_dotted",
     "load_config",
     "to_yaml",
+    "with_overrides",
     "with_values",
 ]
 

@@ -75,6 +75,20 @@ def build_config(model_class: type[ConfigT], values: Mapping[str, object], sourc
     return config
 
 
+def with_overrides(config: ConfigT, overrides: Sequence[str], source: str) -> ConfigT:
+    """Returns a validated copy in which overrides, `key=value` as for `load_config`, have been applied.
+
+    Raises:
+        ConfigError: With all mistakes at once; `source` opens its message.
+    """
+    tree = config.model_dump(mode="json")
+    problems = _apply_overrides(type(config), tree, overrides)
+    changed, mistakes = validate(type(config), tree)
+    if changed is None or problems:
+        raise ConfigError([*problems, *mistakes], source)
+    return changed
+
+
 def with_values(config: ConfigT, values: Mapping[str, object], source: str = "values") -> ConfigT:
     """Returns a validated copy in which the keys with these dotted names have other values.
 

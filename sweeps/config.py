@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
 
 from qa_train.config import TrainConfig, with_values
-from qa_train.config_schema import Config, CrossCheckError
+from qa_train.config_schema import Config, CrossCheckError, shown
 from qa_train.errors import ConfigError
+from sweeps.pricing import FORM, Prices, parse_prices
 from sweeps.space import Choice, Scalar, Space, parse_space
 
 # As in a file: a field whose default is a mapping takes overrides such as `space.num_epochs={int: [1, 3]}`.
@@ -17,17 +18,21 @@ DEFAULT_SPACE: Any = {
     "optim.learning_rate": {"loguniform": [1e-6, 1e-4]},
     "optim.warmup_ratio": {"uniform": [0.0, 0.2]},
 }
+NO_PRICES: Any = {}
 _NAME: dict[str, Any] = {"expected": "letters, digits and . _ - (not first)"}
 _SPACE: dict[str, Any] = {
     "expected": "fields of train, each with {int|uniform|loguniform: [lo, hi]} or {choice: [a, b]}"
 }
 _SEEDS: dict[str, Any] = {"expected": "a list of one integer from 0 to 4294967295"}
 _ENQUEUE: dict[str, Any] = {"expected": "a list of points, each with a value for every field of space"}
-_MAX_USD: dict[str, Any] = {"expected": "null (limits in dollars are not available; use max_device_hours)"}
+_RUNGS: dict[str, Any] = {"expected": "a list of ascending fractions, each > 0 and < 1"}
+_PRICES: dict[str, Any] = {"expected": f"a mapping from kinds of device to {FORM}"}
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 SpaceField = Annotated[InstanceOf[Space], BeforeValidator(parse_space), PlainSerializer(Space.to_plain)]
+PricesField = Annotated[InstanceOf[Prices], BeforeValidator(parse_prices), PlainSerializer(Prices.to_plain)]
 
 
 class SearchConfig(Config):
@@ -61,10 +66,48 @@ class SearchConfig(Config):
 class StopConfig(Config):
     """What ends a trial or the whole sweep early."""
 
-    trial_scheduler: Literal["none"] = Field(default="none", description="every trial runs to its end")
-    max_usd: None = Field(default=None, description="not limited", json_schema_extra=_MAX_USD)
+    trial_scheduler: Literal["none", "asha", "median"] = Field(
+        default="none", description="what stops poor trials, compared at rungs with trials of as many epochs"
+    )
+    rungs: Annotated[tuple[Fraction, ...], Field(strict=False, min_length=1)] = Field(
+        default=(0.25, 0.5), description="of a trial's epochs; better after the warm-up", json_schema_extra=_RUNGS
+    )
+    reduction_factor: int = Field(default=3, ge=2, le=100, description="asha: the best 1 of so many at a rung go on")
+    min_trials: int = Field(default=3, ge=1, le=10_000, description="median: others at a rung before one is stopped")
+    max_usd: Positive | None = Field(default=None, description="cost of all trials together; needs prices")
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=2, description="how often a trial is started again after a failure, from its checkpoint"
+    )
     max_device_hours: Positive | None = Field(default=None, description="device time of all trials together, in hours")
     max_wall_s: Positive | None = Field(default=None, description="time since the sweep started, in seconds")
+
+    @model_validator(mode="after")
+    def _keys_fit_trial_scheduler(self) -> Self:
+        used_by = {"rungs": ("asha", "median"), "reduction_factor": ("asha",), "min_trials": ("median",)}
+        problems = {}
+        for key in (key for key, schedulers in used_by.items() if self.trial_scheduler not in schedulers):
+            # A printed configuration holds every key, so that a default is no sign of a user's wish.
+            default, found = StopConfig.model_fields[key].default, getattr(self, key)
+            if found != default:
+                unused = f"the default, with trial_scheduler {self.trial_scheduler}, which does not use it"
+                problems[key] = f"expected {_plain(default)}, {unused}; found {_plain(found)}"
+        if list(self.rungs) != sorted({*self.rungs}):
+            problems["rungs"] = f"expected each rung above the one before, found {_plain(self.rungs)}"
+        if problems:
+            raise CrossCheckError(problems)
+        return self
+
+
+def _plain(value: object) -> str:
+    return shown(list(value) if isinstance(value, tuple) else value)
+
+
+class KeepConfig(Config):
+    """What is kept of ended trials; records, scores and predictions always are."""
+
+    models: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=3, description="best models of the sweep; null: all; `sweeps export` trains others again"
+    )
 
 
 class SweepConfig(Config):
@@ -86,6 +129,8 @@ class SweepConfig(Config):
     )
     search: SearchConfig = Field(default=SearchConfig(), description="how configurations are sampled and compared")
     stop: StopConfig = Field(default=StopConfig(), description="what ends trials or the sweep early")
+    keep: KeepConfig = Field(default=KeepConfig(), description="what is kept of ended trials")
+    prices: PricesField = Field(default=NO_PRICES, description="dollars per device-hour", json_schema_extra=_PRICES)
 
     @classmethod
     def misplaced(cls, keys: Collection[str]) -> str | None:
@@ -110,6 +155,12 @@ class SweepConfig(Config):
                 problems[f"search.enqueue.{number}"] = text
         if len(self.search.enqueue) > self.search.num_trials:
             problems["search.num_trials"] = f"expected at least the {len(self.search.enqueue)} points of search.enqueue"
+        if self.stop.max_usd is not None and not self.prices.by_device:
+            text = "expected null without prices; add prices.<kind of device>, or use max_device_hours"
+            problems["stop.max_usd"] = f"{text}, found {shown(self.stop.max_usd)}"
+        if self.stop.trial_scheduler != "none" and "optim.schedule" in self.space.dimensions:
+            text = "expected none where space has optim.schedule: before their ends such trials cannot be compared"
+            problems["stop.trial_scheduler"] = f"{text}, found {self.stop.trial_scheduler}"
         if self.train.seed not in self.search.seeds:
             text = f"expected {self.search.seeds[0]} as in search.seeds, found {self.train.seed}; set both alike"
             problems["train.seed"] = text

@@ -3,29 +3,40 @@
 import math
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from qa_train.config import with_values
 from sweeps.config import SweepConfig
+from sweeps.history import PastTrial
 from sweeps.journal import Journal
 from sweeps.records import Row, Value
 
 Say = Callable[[str], None]
 
 _COLUMNS = {"status", "epochs_trained", "budget_epochs", "train_loss", "eval_loss", "start_accuracy", "end_accuracy"}
-_COLUMNS |= {"learning_rate", "node", "device", "launcher"}
+_COLUMNS |= {"learning_rate", "node", "device", "launcher", "attempt"}
 _PREFIXES = ("dev.", "test.", "cost.", "error.")
 
 
 @dataclass
-class _RunningTrial:
-    """A trial between its start and its end: what all its rows have in common, and how many there are."""
+class _OpenTrial:
+    """A trial that has not ended: what all its rows have in common, and what there is of it so far."""
 
     columns: Row
     num_rows: int = 0
     device_s: float = 0.0
+    attempt: int = 0
+    epochs: set[int] = field(default_factory=set)
+
+    def count(self, row: Row) -> None:
+        """Takes note of one of its rows."""
+        self.num_rows += 1
+        self.device_s = _number(row.get("cost.device_s")) or self.device_s
+        self.attempt = int(_number(row.get("attempt")))
+        if isinstance(epoch := row.get("epochs_trained"), int):
+            self.epochs.add(epoch)
 
 
 @dataclass(eq=False)
@@ -36,7 +47,11 @@ class Recorder:
         config: Of the sweep.
         journal: Where rows go.
         say: Where lines go.
+        device_time: Returns the device-seconds that a trial held so far, by its id; asked of one that cannot report any
+            more. None if that is not known.
+        observers: Called with each row once it is written.
         num_completed: Trials with a finished model so far.
+        num_stopped: Trials that were stopped early so far.
         num_failed: Trials that failed so far.
         best: Row of the best finished model so far, by `search.metric`.
     """
@@ -44,78 +59,136 @@ class Recorder:
     config: SweepConfig
     journal: Journal
     say: Say
+    device_time: Callable[[str], float | None] = lambda trial_id: None
+    observers: list[Callable[[Row], None]] = field(default_factory=list)
     num_completed: int = 0
+    num_stopped: int = 0
     num_failed: int = 0
     best: Row | None = None
-    _running: dict[str, _RunningTrial] = field(default_factory=dict)
+    _running: dict[str, _OpenTrial] = field(default_factory=dict)
+    _interrupted: dict[str, _OpenTrial] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _ended_device_s: float = 0.0
 
     @property
     def device_s(self) -> float:
         """Device-seconds of all trials so far."""
-        return self._ended_device_s + sum(trial.device_s for trial in self._running.values())
+        return self._ended_device_s + sum(
+            trial.device_s for trial in (*self._running.values(), *self._interrupted.values())
+        )
 
     def knows(self, trial_id: str) -> bool:
         """Returns whether a trial has started, ended ones included."""
         return trial_id in self._running or trial_id in self._ended
 
+    def resume(self, past: Iterable[PastTrial]) -> None:
+        """Takes over the trials of earlier runs; writes the rows that they left and that no driver recorded."""
+        for trial in past:
+            found = self._new(trial.trial_id, trial.values)
+            for row in trial.recorded:
+                found.count(row)
+            last = trial.recorded[-1] if trial.recorded else None
+            for message in trial.unrecorded:
+                last = self._append(found, self._columns(message) | self._held(trial.trial_id))
+            if trial.has_ended and last:
+                self._end(trial.trial_id, found, last)
+            else:
+                self._interrupted[trial.trial_id] = found
+
     def started(self, trial_id: str, values: Mapping[str, Value]) -> None:
-        """Notes a trial's configuration: the searched `values` by dotted name."""
-        train = with_values(self.config.train, values)
-        searched = {f"config.{key}": value for key, value in values.items()}
-        common: Row = {"trial_id": trial_id, "attempt": 0, "seed": train.seed}
-        self._running[trial_id] = _RunningTrial({**common, **searched, "config.num_epochs": train.num_epochs})
+        """Notes that a trial runs, with the searched `values` by dotted name; again, if its actor died."""
+        if trial_id not in self._running:
+            interrupted = trial_id in self._interrupted
+            self._running[trial_id] = self._interrupted.pop(trial_id) if interrupted else self._new(trial_id, values)
 
     def reported(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Writes the row of a report; what is no column of a record is left out."""
+        """Writes the row of a report; what is no column of a record is left out.
+
+        A trial that goes on from a checkpoint tells again what it told before: that is not written twice.
+        """
         running = self._running[trial_id]
-        columns = {key: value for key, value in result.items() if key in _COLUMNS or key.startswith(_PREFIXES)}
-        running.device_s = columns.get("cost.device_s") or running.device_s
-        row = self._append(running, columns)
-        if row["status"] == "running":
-            self.say(f"trial {trial_id}: {_progress(row)}")
+        if result["status"] == "running" and result.get("epochs_trained") in running.epochs:
             return
-        del self._running[trial_id]
-        self._ended.add(trial_id)
-        self._ended_device_s += running.device_s
-        self._tell_end(row)
+        row = self._append(running, self._columns(result))
+        if row["status"] != "running":
+            del self._running[trial_id]
+            self._end(trial_id, running, row)
+            self._tell_end(row)
+        elif "error.type" in row:
+            self.say(f"trial {trial_id}: {_error(row)}; started again")
+        else:
+            self.say(f"trial {trial_id}: {_progress(row)}")
 
     def failed(self, trial_id: str, error_type: str, message: str) -> None:
         """Writes the row of a trial that could not report its own end; does nothing for one that has ended."""
         if trial_id in self._running:
-            self.reported(trial_id, {"status": "failed", "error.type": error_type, "error.message": message})
+            error = {"error.type": error_type, "error.message": message}
+            self.reported(trial_id, {"status": "failed", **error, **self._held(trial_id)})
 
     def close(self) -> None:
         """Records the trials that still run as interrupted."""
-        for running in self._running.values():
-            self._append(running, {"status": "interrupted"})
-            self._ended_device_s += running.device_s
-        self._running.clear()
+        for trial_id, running in self._running.items():
+            self._append(running, {"status": "interrupted", **self._held(trial_id)})
+        self._interrupted |= self._running
+        self._running = {}
 
-    def _append(self, running: _RunningTrial, columns: Mapping[str, Any]) -> Row:
-        place: Row = {"report": running.num_rows, "time": time.time(), "host": socket.gethostname()}
-        running.num_rows += 1
-        return self.journal.append({**running.columns, **place, **columns})
+    def _new(self, trial_id: str, values: Mapping[str, Value]) -> _OpenTrial:
+        train = with_values(self.config.train, values)
+        searched = {f"config.{key}": value for key, value in values.items()}
+        common: Row = {"trial_id": trial_id, "seed": train.seed}
+        return _OpenTrial({**common, **searched, "config.num_epochs": train.num_epochs})
+
+    def _columns(self, result: Mapping[str, Any]) -> Row:
+        return {key: value for key, value in result.items() if key in _COLUMNS or key.startswith(_PREFIXES)}
+
+    def _held(self, trial_id: str) -> Row:
+        held = self.device_time(trial_id)
+        return {} if held is None else {"cost.device_s": held}
+
+    def _append(self, trial: _OpenTrial, columns: Mapping[str, Any]) -> Row:
+        place: Row = {"report": trial.num_rows, "time": time.time(), "host": socket.gethostname()}
+        row = self.journal.append({**trial.columns, "attempt": trial.attempt, **place, **columns})
+        trial.count(row)
+        for observer in self.observers:
+            observer(row)
+        return row
+
+    def _end(self, trial_id: str, trial: _OpenTrial, row: Row) -> None:
+        self._ended.add(trial_id)
+        self._ended_device_s += trial.device_s
+        if row["status"] == "failed":
+            self.num_failed += 1
+        elif row["status"] == "stopped_early":
+            self.num_stopped += 1
+        elif row["status"] == "completed":
+            self.num_completed += 1
+            if self.best is None or self._score(row) > self._score(self.best):
+                self.best = row
 
     def _tell_end(self, row: Row) -> None:
         name = f"trial {row['trial_id']}"
         if row["status"] == "failed":
-            self.num_failed += 1
             log = f" (log: {row['error.log']})" if row.get("error.log") else ""
-            self.say(f"{name}: failed: {row['error.type']}: {row['error.message']}{log}")
-            return
-        self.num_completed += 1
-        if self.best is None or self._score(row) > self._score(self.best):
-            self.best = row
-        best = f"best so far: trial {self.best['trial_id']}, {_metric(self.best, self.config.search.metric)}"
-        self.say(f"{name}: {_progress(row)}, finished ({best})")
+            self.say(f"{name}: {_error(row)}{log}")
+        elif row["status"] == "stopped_early":
+            self.say(f"{name}: {_progress(row)}, stopped early")
+        elif self.best:
+            best = f"best so far: trial {self.best['trial_id']}, {_metric(self.best, self.config.search.metric)}"
+            self.say(f"{name}: {_progress(row)}, finished ({best})")
 
     def _score(self, row: Row) -> float:
         value = row.get(self.config.search.metric)
         if not isinstance(value, int | float):
             return -math.inf
         return -value if self.config.search.mode == "min" else float(value)
+
+
+def _number(value: Value) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _error(row: Row) -> str:
+    return f"failed: {row['error.type']}: {row['error.message']}"
 
 
 def _progress(row: Row) -> str:

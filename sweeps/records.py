@@ -43,6 +43,7 @@ class Manifest:
         versions: Library versions by name.
         commit: Commit of this project, if it runs from a checkout.
         prices: Dollars per device-hour by kind of device, with date and source.
+        resumed: When the sweep was gone on with, in the form of `created`; `config` is the last one's.
     """
 
     sweep_id: str
@@ -60,6 +61,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     prices: dict[str, Any] = field(default_factory=dict)
+    resumed: list[str] = field(default_factory=list)
 
 
 def write_manifest(directory: Pathlike, manifest: Manifest) -> None:

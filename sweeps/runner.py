@@ -7,8 +7,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,39 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune import TuneError
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 
-from qa_train.config import with_values
-from qa_train.errors import QAError, SweepError
+from qa_train.config import build_config, with_values
+from qa_train.errors import DataError, QAError, SweepError
 from qa_train.storage import unused_dir
+from sweeps.attempts import held_times
 from sweeps.config import SweepConfig
+from sweeps.extension import refuse_changes, refuse_other_data
+from sweeps.history import TRIALS, PastTrial, read_history
 from sweeps.journal import Journal
+from sweeps.lock import LOCAL_LOCK, locked
+from sweeps.mirror import StudyMirror
 from sweeps.placement import Placement, needs_ray_train, place
+from sweeps.pricing import check_max_usd, usd
 from sweeps.probe import Probe, probe
 from sweeps.recorder import Recorder, Say
-from sweeps.records import Manifest, Row, write_manifest
-from sweeps.search import TRIAL_ID, VALUES, StudySearcher
-from sweeps.trainable import DEVICE, DIRECTORY, LAUNCHER, NUM_DEVICES, NUM_THREADS, TRAIN, TrialTrainable
+from sweeps.records import MANIFEST, Manifest, Row, read_manifest, read_records, write_manifest
+from sweeps.retention import Retention
+from sweeps.search import TRIAL_ID, VALUES, StudySearcher, distribution
+from sweeps.stopping import Stopping
+from sweeps.tensorboard import CurveFiles
+from sweeps.trainable import (
+    BODY,
+    DEVICE,
+    DIRECTORY,
+    LAUNCHER,
+    MAX_FAILURES,
+    NUM_DEVICES,
+    NUM_THREADS,
+    TRAIN,
+    TrialTrainable,
+)
+from sweeps.trial import TrialBody, run_trial
 
 
 def _say(line: str) -> None:
@@ -45,17 +67,21 @@ class SweepResult:
     Attributes:
         directory: Where its manifest, records and models are.
         num_completed: Trials with a finished model.
+        num_stopped: Trials that were stopped early.
         num_failed: Trials that failed.
         best: Row of the best finished model by `search.metric`, None if there is none.
     """
 
     directory: Path
     num_completed: int
+    num_stopped: int
     num_failed: int
     best: Row | None
 
 
-def run_sweep(config: SweepConfig, directory: Path | None = None, say: Say = _say) -> SweepResult:
+def run_sweep(
+    config: SweepConfig, directory: Path | None = None, say: Say = _say, body: TrialBody = run_trial
+) -> SweepResult:
     """Runs a sweep to its end, in a new directory.
 
     What was recorded stays readable however the sweep ends.
@@ -64,6 +90,7 @@ def run_sweep(config: SweepConfig, directory: Path | None = None, say: Say = _sa
         config: What to run.
         directory: New or empty; by default `runs/<name>-<time>`.
         say: Called with a line for each event.
+        body: What a trial's process does; importable by name.
 
     Raises:
         DataError: If the directory is in use or a data file cannot be used.
@@ -75,23 +102,81 @@ def run_sweep(config: SweepConfig, directory: Path | None = None, say: Say = _sa
     now = datetime.datetime.now().astimezone()
     directory = unused_dir(directory or Path("runs") / f"{config.name}-{now:%Y%m%d-%H%M%S}", "give another --out")
     try:
+        with locked(directory):
+            return _run(config, directory, say, body)
+    finally:
+        with contextlib.suppress(OSError):
+            (directory / LOCAL_LOCK).unlink()
+        with contextlib.suppress(OSError):
+            directory.rmdir()  # nothing came of it
+
+
+def resume_sweep(
+    directory: Path,
+    change: Callable[[SweepConfig], SweepConfig] = lambda config: config,
+    say: Say = _say,
+    body: TrialBody = run_trial,
+) -> SweepResult:
+    """Goes on with a sweep, however it ended: rebuilds everything from its records and its trials' checkpoints.
+
+    Trials that ended are not run again, others go on from their last checkpoint.
+
+    Args:
+        directory: Of the sweep.
+        change: Returns the configuration to go on with: more trials, another space, metric or limits.
+        say: Called with a line for each event.
+        body: See `run_sweep`.
+
+    Raises:
+        DataError: If the directory holds no sweep, or its data have changed.
+        ConfigError: If something has changed that may not, or the machine cannot run it.
+        SweepError: If another process runs it, Ray fails, or the records cannot be written.
+        KeyboardInterrupt: On Ctrl-C, after the running trials were recorded as interrupted.
+    """
+    manifest = read_manifest(directory)
+    before = build_config(SweepConfig, manifest.config, str(directory / MANIFEST))
+    config = change(before)
+    refuse_changes(before, config)
+    with locked(directory):
+        return _run(config, directory, say, body, manifest)
+
+
+def _run(
+    config: SweepConfig, directory: Path, say: Say, body: TrialBody, before: Manifest | None = None
+) -> SweepResult:
+    """Runs a new sweep, or goes on with the one `before`, in a directory that is locked."""
+    past = read_history(directory) if before else []
+    try:
         # Ray prints what it tells the user, such as a worker's death, to stdout, where the result goes.
         with contextlib.redirect_stdout(sys.stderr), ray_session(dashboard=needs_ray_train(config)):
             placement = place(config, *resources())
-            say(f"sweep {config.name}: {config.search.num_trials} trials, {_describe(placement)}, in {directory}")
+            say(f"sweep {config.name}: {_describe_trials(config, past)}, {_describe(placement)}, in {directory}")
             found = _probe(config, placement)
+            check_max_usd(config.stop.max_usd, found.device, config.prices)
             resolved = {"precision": found.precision, "scale.use_gpu": placement.gpus_per_worker > 0}
             config = config.model_copy(update={"train": with_values(config.train, resolved)})
-            write_manifest(directory, _manifest(config, placement, found, now, directory.name))
+            manifest = _manifest(config, placement, found, directory.name, before)
+            write_manifest(directory, manifest)
             with Journal(directory) as journal:
-                recorder = Recorder(config, journal, say)
-                _run_tune(config, placement, found, directory, recorder)
+                recorder = Recorder(config, journal, say, partial(_device_time, directory, placement.num_devices))
+                recorder.observers.append(CurveFiles(directory, say).record)
+                recorder.resume(past)
+                _run_tune(config, placement, found, directory, recorder, past, body)
     except RayError as error:
         raise SweepError(f"{directory}: Ray failed: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            directory.rmdir()  # nothing came of it
-    return SweepResult(directory, recorder.num_completed, recorder.num_failed, recorder.best)
+    return SweepResult(directory, recorder.num_completed, recorder.num_stopped, recorder.num_failed, recorder.best)
+
+
+def _describe_trials(config: SweepConfig, past: Sequence[PastTrial]) -> str:
+    num_ended = sum(trial.has_ended for trial in past)
+    goes_on = f", goes on after {num_ended} that ended" if past else ""
+    return f"{config.search.num_trials} trials{goes_on}"
+
+
+def _device_time(directory: Path, num_devices: int, trial_id: str) -> float | None:
+    with contextlib.suppress(DataError):
+        return sum(held_times(directory / TRIALS / trial_id)) * num_devices
+    return None
 
 
 def _describe(placement: Placement) -> str:
@@ -112,15 +197,33 @@ def _probe(config: SweepConfig, placement: Placement) -> Probe:
 
 
 def _manifest(
-    config: SweepConfig, placement: Placement, found: Probe, now: datetime.datetime, sweep_id: str
+    config: SweepConfig, placement: Placement, found: Probe, sweep_id: str, before: Manifest | None
 ) -> Manifest:
+    """Returns the manifest of a new sweep, or that of `before` with what it goes on with.
+
+    Raises:
+        DataError: If the data are no longer those of `before`.
+    """
     from qa_train.training import commit
 
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    if before:
+        refuse_other_data(before, found.data)
+        search = config.search
+        return replace(
+            before,
+            config=config.model_dump(mode="json"),
+            metric=search.metric,
+            mode=search.mode,
+            devices_per_trial=placement.num_devices,
+            prices=config.prices.to_plain(),
+            resumed=[*before.resumed, now],
+        )
     return Manifest(
         sweep_id=sweep_id,
         name=config.name,
         note=config.note,
-        created=now.isoformat(timespec="seconds"),
+        created=now,
         config=config.model_dump(mode="json"),
         metric=config.search.metric,
         mode=config.search.mode,
@@ -131,10 +234,24 @@ def _manifest(
         baselines=found.baselines,
         versions=found.versions,
         commit=commit(),
+        prices=config.prices.to_plain(),
     )
 
 
-def _run_tune(config: SweepConfig, placement: Placement, found: Probe, directory: Path, recorder: Recorder) -> None:
+def _run_tune(
+    config: SweepConfig,
+    placement: Placement,
+    found: Probe,
+    directory: Path,
+    recorder: Recorder,
+    past: Sequence[PastTrial],
+    body: TrialBody,
+) -> None:
+    searcher = StudySearcher(config.space, config.search, past)
+    stopping = Stopping(config.stop, config.search.mode)
+    mirror = _observe(config, directory, recorder, stopping)
+    if not searcher.num_left:
+        return
     param_space = {
         TRAIN: config.train.model_dump(),
         DIRECTORY: str(directory),
@@ -142,17 +259,20 @@ def _run_tune(config: SweepConfig, placement: Placement, found: Probe, directory
         NUM_THREADS: placement.cpus_per_worker,
         NUM_DEVICES: placement.num_devices,
         DEVICE: found.device,
+        BODY: body,
+        MAX_FAILURES: config.stop.max_failures,
     }
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told by the recorder
-    listener = _Listener(recorder)
+    listener = _Listener(recorder, stopping, mirror)
     scratch = Path(tempfile.mkdtemp(prefix="spansweep-"))  # Tune's own state, which nothing reads
     try:
         tune.Tuner(
             tune.with_resources(TrialTrainable, placement.trial_resources),
             param_space=param_space,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(config.space, config.search),
-                num_samples=config.search.num_trials,
+                search_alg=searcher,
+                scheduler=_TrialScheduler(config, stopping),
+                num_samples=searcher.num_left,
                 max_concurrent_trials=placement.max_concurrent_trials,
                 # Ray Train's workers end with the actor that asked for them.
                 reuse_actors=placement.launcher == "local",
@@ -160,9 +280,10 @@ def _run_tune(config: SweepConfig, placement: Placement, found: Probe, directory
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(scratch),
+                failure_config=tune.FailureConfig(max_failures=config.stop.max_failures),  # of actors and nodes
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
                 callbacks=[listener],
-                stop=_Limits(config, recorder),
+                stop=_Limits(config, recorder, found.device),
                 verbose=0,
             ),
         ).fit()
@@ -173,6 +294,19 @@ def _run_tune(config: SweepConfig, placement: Placement, found: Probe, directory
     finally:
         recorder.close()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _observe(config: SweepConfig, directory: Path, recorder: Recorder, stopping: Stopping) -> StudyMirror:
+    """Shows the records so far, and all rows to come, to what keeps models, stops trials and mirrors the study."""
+    rows, search = read_records(directory), config.search
+    stopping.replay(rows, search.metric)
+    retention = Retention(directory, config.keep.models, search.metric, search.mode, recorder.say)
+    for row in rows:
+        retention.record(row)
+    distributions = {key: distribution(dimension) for key, dimension in config.space.dimensions.items()}
+    mirror = StudyMirror(directory, config.name, search.metric, search.mode, distributions, recorder.say, rows)
+    recorder.observers += [retention.record, mirror.record]
+    return mirror
 
 
 class _Unsaved:
@@ -191,8 +325,8 @@ class _Listener(_Unsaved, tune.Callback):
 
     error: QAError | None = None
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder, stopping: Stopping, mirror: StudyMirror) -> None:
+        self._recorder, self._stopping, self._mirror = recorder, stopping, mirror
 
     @contextlib.contextmanager
     def _keeping_error(self) -> Iterator[None]:
@@ -204,12 +338,17 @@ class _Listener(_Unsaved, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES])
+        self._mirror.started(trial.config[TRIAL_ID], trial.config[VALUES])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        trial_id = trial.config[TRIAL_ID]
+        # The trial scheduler has seen the result before.
+        if result["status"] == "running" and self._stopping.has_stopped(trial_id):
+            result = result | {"status": "stopped_early"}
         with self._keeping_error():
-            self._recorder.reported(trial.config[TRIAL_ID], result)
+            self._recorder.reported(trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         found = trial.get_pickled_error()
@@ -222,12 +361,31 @@ class _Listener(_Unsaved, tune.Callback):
             self._recorder.failed(trial.config[TRIAL_ID], name, message)
 
 
-class _Limits(_Unsaved, tune.Stopper):
-    """Ends the sweep at `stop.max_device_hours` or `stop.max_wall_s`; trials that then run are interrupted."""
+class _TrialScheduler(_Unsaved, FIFOScheduler):
+    """Stops trials as `Stopping` decides; starts them in the order in which they were sampled."""
 
-    def __init__(self, config: SweepConfig, recorder: Recorder) -> None:
+    def __init__(self, config: SweepConfig, stopping: Stopping) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._config, self._stopping = config, stopping
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Returns whether the trial goes on."""
+        epochs = result.get("epochs_trained")
+        if result["status"] != "running" or not isinstance(epochs, int):
+            return FIFOScheduler.CONTINUE
+        num_epochs = trial.config[VALUES].get("num_epochs", self._config.train.num_epochs)
+        value = result.get(self._config.search.metric)
+        stops = self._stopping.decide(trial.config[TRIAL_ID], num_epochs, epochs, value)
+        return FIFOScheduler.STOP if stops else FIFOScheduler.CONTINUE
+
+
+class _Limits(_Unsaved, tune.Stopper):
+    """Ends the sweep at a limit of `stop`, in device-hours, dollars or time; trials that then run are interrupted."""
+
+    def __init__(self, config: SweepConfig, recorder: Recorder, device: str) -> None:
         """Starts the clock of `max_wall_s`."""
         self._reached: str | None = None
+        self._device, self._prices = device, config.prices
         self._stop, self._recorder, self._started = config.stop, recorder, time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -239,6 +397,7 @@ class _Limits(_Unsaved, tune.Stopper):
         if self._reached is None:
             reached = {
                 "max_device_hours": self._recorder.device_s / 3600,
+                "max_usd": usd(self._recorder.device_s, self._device, self._prices) or 0.0,
                 "max_wall_s": time.monotonic() - self._started,
             }
             limits = {name: getattr(self._stop, name) for name in reached}

@@ -1,6 +1,7 @@
 """What Ray Tune runs: an actor that lets each trial train in a process of its own, or in several under Ray Train."""
 
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,21 @@ import ray
 from ray import tune
 
 from qa_train.config import TrainConfig, build_config, with_values
+from qa_train.storage import write_json
+from sweeps.attempts import Attempt
+from sweeps.history import TRIAL_CONFIG, TRIALS
 from sweeps.search import TRIAL_ID, VALUES
-from sweeps.trial import TrialJob, TrialProcess
+from sweeps.trial import CHECKPOINTS, RETRYABLE, Message, TrialJob, TrialProcess, checkpointed_s, read_reports
 from sweeps.trial_workers import TrialWorkers
 
 TRAIN, DIRECTORY, NUM_THREADS, LAUNCHER = "train", "directory", "num_threads", "launcher"
-NUM_DEVICES, DEVICE = "num_devices", "device"
+NUM_DEVICES, DEVICE, BODY, MAX_FAILURES = "num_devices", "device", "body", "max_failures"
 
 
 class TrialTrainable(tune.Trainable):
     """One trial after another; each `step` waits for one report."""
+
+    _trial: TrialProcess | TrialWorkers | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         """Starts the first trial.
@@ -25,40 +31,73 @@ class TrialTrainable(tune.Trainable):
         Args:
             config: `train` (the sweep's training configuration as plain values), `trial_id`, `values` (those searched),
                 `directory` (the sweep's), `launcher`, `num_threads` of each worker, `num_devices` and `device` of each
-                trial.
+                trial, `body` (what the trial's process does), `max_failures` (after so many it is not started again).
         """
-        self._started = time.monotonic()
-        self._spec = config
-        job = self._job(config)
-        self._trial: TrialProcess | TrialWorkers
-        self._trial = TrialWorkers(job) if config[LAUNCHER] == "ray_train" else TrialProcess(job)
+        self._spec, self._num_failures = config, 0
+        self._start()
 
-    def _job(self, config: dict[str, Any]) -> TrialJob:
-        train = build_config(TrainConfig, config[TRAIN], "sweep")
-        directory = Path(config[DIRECTORY]) / "trials" / config[TRIAL_ID]
+    def _start(self) -> None:
+        """Starts an attempt at the trial; one that ended before its driver heard of it is only told again."""
+        directory = Path(self._spec[DIRECTORY]) / TRIALS / self._spec[TRIAL_ID]
         directory.mkdir(parents=True, exist_ok=True)
-        resolved = with_values(train, config[VALUES])
-        return TrialJob(config[TRIAL_ID], resolved, directory, config[NUM_THREADS], time.time())
+        train = with_values(build_config(TrainConfig, self._spec[TRAIN], "sweep"), self._spec[VALUES])
+        values = {"trial_id": self._spec[TRIAL_ID], "values": self._spec[VALUES], "train": train.model_dump()}
+        write_json(directory / TRIAL_CONFIG, values)
+        self._attempt = Attempt(directory)
+        # The last note of an attempt that was killed can be older than its last checkpoint.
+        self._attempt.earlier_s = max(self._attempt.earlier_s, checkpointed_s(directory / CHECKPOINTS))
+        self._told = deque(read_reports(directory))
+        if self._told and self._told[-1]["status"] != "running":
+            return
+        self._told.clear()
+        num_threads, earlier_s = self._spec[NUM_THREADS], self._attempt.earlier_s
+        job = TrialJob(self._spec[TRIAL_ID], train, directory, num_threads, time.time(), earlier_s)
+        self._trial = TrialWorkers(job) if self._spec[LAUNCHER] == "ray_train" else TrialProcess(job, self._spec[BODY])
+
+    def _stop(self) -> None:
+        if self._trial is not None:
+            self._trial.stop()
+        self._attempt.end()
+        self._trial = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Ends the trial before, if Tune stopped it, and starts another."""
-        self._trial.stop()
+        self._stop()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Waits for the trial's next report and adds what only this process knows."""
-        message = self._trial.next_message()
-        held = (time.monotonic() - self._started) * self._spec[NUM_DEVICES]
+        """Waits for the trial's next report and adds what only this process knows.
+
+        A failure that may be chance is reported, as of a trial that still runs, and the trial started again.
+        """
+        message = self._next_message()
+        number, held_s = self._attempt.number, self._attempt.held_s
+        if message.pop(RETRYABLE, False) and self._num_failures < self._spec[MAX_FAILURES]:
+            self._num_failures += 1
+            message["status"] = "running"
+            self._stop()
+            self._start()
+        explained_s = sum(value for key, value in message.items() if key.startswith("cost.") and key.endswith("_s"))
+        unexplained = {"cost.unexplained_s": held_s - explained_s} if explained_s else {}
         return {
             **message,
-            "cost.device_s": held,
+            **unexplained,
+            "attempt": number,
+            "cost.device_s": held_s * self._spec[NUM_DEVICES],
             "node": ray.get_runtime_context().get_node_id(),
             "device": self._spec[DEVICE],
             "launcher": self._spec[LAUNCHER],
             "done": message["status"] != "running",
         }
 
+    def _next_message(self) -> Message:
+        if self._told:
+            return self._told.popleft()
+        if self._trial is None:
+            raise RuntimeError("the trial has ended")
+        return self._trial.next_message()
+
     def cleanup(self) -> None:
         """Ends the trial's process."""
-        self._trial.stop()
+        self._stop()

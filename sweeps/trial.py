@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch._dynamo  # noqa: F401 - counting operations imports it; the server shall have done so
 
-from qa_train.checkpoint import remove_checkpoints
+from qa_train.checkpoint import latest_checkpoint, read_progress, remove_checkpoints
 from qa_train.config import TrainConfig
 from qa_train.cost import CostMeter
 from qa_train.errors import DataError, QAError
@@ -30,6 +30,8 @@ from qa_train.training import Training, start_training
 from qa_train.workers import rank
 
 LOG, CHECKPOINTS, MODEL, REPORTS = "log.txt", "checkpoints", "model", "reports.jsonl"
+RETRYABLE = "retryable"
+"""In the message of a failure: whether another attempt may go better. A mistake that we explain comes again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class TrialJob:
         directory: The trial's own, existing.
         num_threads: CPU cores that it was given.
         created: When it was asked for, in seconds since the epoch.
+        earlier_s: Seconds that earlier attempts at this trial held its devices; what its checkpoint does not account
+            for is lost.
     """
 
     trial_id: str
@@ -49,6 +53,7 @@ class TrialJob:
     directory: Path
     num_threads: int
     created: float
+    earlier_s: float = 0.0
 
 
 Message = dict[str, Any]
@@ -61,9 +66,11 @@ def run_trial(job: TrialJob, connection: Connection) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     limit_threads(job.num_threads)
     try:
+        known = reported_epochs(job.directory)
         for message in messages(job):
-            append_report(job, message)
-            connection.send(message)
+            if message["epochs_trained"] not in known:
+                append_report(job, message)
+            connection.send(message)  # again, too: what the driver of an earlier attempt recorded is not known here
     except Exception as error:
         traceback.print_exc()
         connection.send(failure(job, error))
@@ -78,6 +85,7 @@ def failure(job: TrialJob, error: Exception) -> Message:
         "error.type": type(error).__name__,
         "error.message": text or "no message",
         "error.log": _log(job),
+        RETRYABLE: not isinstance(error, QAError),
     }
 
 
@@ -85,12 +93,19 @@ def messages(job: TrialJob) -> Iterator[Message]:
     """Trains, alone or as one of several workers; yields the columns of a record after each epoch."""
     meter = CostMeter()
     meter.seconds["starting"] = time.time() - job.created
+    meter.seconds["lost"] = max(0.0, job.earlier_s - checkpointed_s(job.directory / CHECKPOINTS))
     training = start_training(job.config, job.directory / CHECKPOINTS, meter=meter)
     for report in training.loop.reports():
         if report.budget_epochs is not None and rank() == 0:
             with meter.part("checkpointing"):
                 _keep(job, training, report)
         yield columns(report) | meter.columns()
+
+
+def checkpointed_s(checkpoints: Path) -> float:
+    """Returns the seconds that went into the last checkpoint, those lost before it included."""
+    checkpoint = latest_checkpoint(checkpoints)
+    return sum(read_progress(checkpoint)["meter"]["seconds"].values()) if checkpoint else 0.0
 
 
 def _keep(job: TrialJob, training: Training, report: Report) -> None:
@@ -129,7 +144,8 @@ def append_report(job: TrialJob, message: Message) -> None:
     """
     path = job.directory / REPORTS
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a+", encoding="utf-8") as file:
+            _cut_torn_line(file)
             file.write(json.dumps(message, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -137,6 +153,39 @@ def append_report(job: TrialJob, message: Message) -> None:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
     if message["status"] != "running":
         remove_checkpoints(job.directory / CHECKPOINTS)
+
+
+def _cut_torn_line(file: TextIO) -> None:
+    """Cuts off what an earlier attempt, killed as it wrote, left after the last whole line."""
+    file.seek(0)
+    content = file.read()
+    if not content.endswith("\n") and content:
+        file.seek(0)
+        file.truncate(len(content[: content.rfind("\n") + 1].encode()))
+
+
+def read_reports(directory: Path) -> list[Message]:
+    """Returns what a trial wrote about itself, whole lines only.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    path = directory / REPORTS
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    except ValueError as error:
+        raise DataError(f"{path}: expected a JSON object in each line: {error}") from error
+
+
+def reported_epochs(directory: Path) -> set[int]:
+    """Returns the epochs after which a trial has reported, in any attempt."""
+    return {message["epochs_trained"] for message in read_reports(directory)}
 
 
 def _log(job: TrialJob) -> str:
@@ -159,10 +208,13 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+TrialBody = Callable[[TrialJob, Connection], None]
+
+
 class TrialProcess:
     """A trial's process, seen from the one that asked for it."""
 
-    def __init__(self, job: TrialJob, target: Callable[[TrialJob, Connection], None] = run_trial) -> None:
+    def __init__(self, job: TrialJob, target: TrialBody = run_trial) -> None:
         """Starts the process; the first one of a caller also starts the server that forks it.
 
         Args:
@@ -189,6 +241,7 @@ class TrialProcess:
                 "error.type": "TrialProcessDied",
                 "error.message": _describe_exit(self._process.exitcode),
                 "error.log": _log(self._job),
+                RETRYABLE: True,
             }
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from qa_train.errors import QAError
 from qa_train.ray_trainer import RayTrainRun, tell
 from qa_train.resources import limit_threads
 from qa_train.workers import rank
-from sweeps.trial import CHECKPOINTS, LOG, Message, TrialJob, append_report, failure, messages
+from sweeps.trial import CHECKPOINTS, LOG, Message, TrialJob, append_report, failure, messages, reported_epochs
 
 
 class TrialWorkers:
@@ -70,7 +70,9 @@ def trial_worker(arguments: dict[str, Any]) -> None:
     created = checkpoint.stat().st_mtime if checkpoint else arguments["created"]
     job = TrialJob(**{**arguments, "config": config, "directory": directory, "created": created})
     limit_threads(job.num_threads)
+    known = reported_epochs(job.directory)
     for message in messages(job):
         if rank() == 0:
-            append_report(job, message)
+            if message["epochs_trained"] not in known:
+                append_report(job, message)
             tell(job.directory, message)

@@ -35,8 +35,10 @@ FLOORS = {
         records pricing space
         config journal trial attempts lock
         history extension
-        placement probe recorder search trial_workers stopping ledger retention
-        trainable plan
+        placement probe recorder search trial_workers stopping ledger retention mirror tensorboard speed
+        speed_probe
+        trainable plan status export
+        status_text
         runner simulate
         cli
         __main__
@@ -73,7 +75,8 @@ ONLY_IN = {
         "sweeps.trainable",
         "sweeps.runner",
     },
-    "optuna": {"sweeps.search", "analysis.importance"},
+    "optuna": {"sweeps.search", "sweeps.mirror", "analysis.importance"},
+    "tensorboardX": {"sweeps.tensorboard"},
 }
 ONLY_IN_ANALYSIS = {"pandas", "matplotlib", "seaborn", "plotly"}
 

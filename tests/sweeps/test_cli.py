@@ -11,7 +11,7 @@ from qa_train.errors import SweepError
 from sweeps import runner
 from sweeps.cli import main
 from sweeps.config import SweepConfig
-from sweeps.records import Row
+from sweeps.records import RECORDS, Manifest, Row, write_manifest
 from sweeps.runner import SweepResult
 
 BEST: Row = {"trial_id": "00001", "dev.f1": 50.5}
@@ -30,7 +30,7 @@ class FakeRun:
     """Takes the place of `run_sweep`."""
 
     def __init__(self, num_completed: int = 4, num_failed: int = 0, error: BaseException | None = None) -> None:
-        self.result = SweepResult(Path("/runs/a b"), num_completed, num_failed, BEST if num_completed else None)
+        self.result = SweepResult(Path("/runs/a b"), num_completed, 0, num_failed, BEST if num_completed else None)
         self.error, self.calls = error, list[tuple[SweepConfig, Path | None]]()
 
     def __call__(self, config: SweepConfig, directory: Path | None = None) -> SweepResult:
@@ -77,7 +77,13 @@ def test_the_result_for_machines_is_json(
     fake(monkeypatch, num_completed=num_completed, num_failed=1)
     assert main(["run", str(sweep_yaml), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found == {"directory": "/runs/a b", "completed": num_completed, "failed": 1, "best": best}
+    assert found == {
+        "directory": "/runs/a b",
+        "completed": num_completed,
+        "stopped_early": 0,
+        "failed": 1,
+        "best": best,
+    }
 
 
 def test_overrides_and_the_directory_reach_the_sweep(sweep_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,3 +183,63 @@ def test_what_runs_nothing_needs_neither_ray_nor_torch(sweep_yaml: Path) -> None
     )
     command = [sys.executable, "-c", code, "run", str(sweep_yaml), "--print-config"]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture
+def ended_sweep(tmp_path: Path) -> Path:
+    """A sweep of one finished model and one trial that failed."""
+    directory = tmp_path / "ended"
+    config = {"search": {"num_trials": 2}}
+    write_manifest(directory, Manifest("s", "tiny", "", "now", config, "dev.f1", "max", "fp32", "cpu-core", 1, {}))
+    rows = [{"trial_id": "00000", "status": "completed", "budget_epochs": 2, "dev.f1": 50.5}]
+    rows += [{"trial_id": "00001", "status": "failed", "error.type": "QAError", "error.message": "loss is nan"}]
+    (directory / RECORDS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "trials" / "00000" / "model").mkdir(parents=True)
+    (directory / "trials" / "00000" / "model" / "config.json").write_text("{}")
+    return directory
+
+
+def test_the_status_is_for_people_or_for_machines(ended_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(ended_sweep)]) == 0
+    assert "trials: 2 of 2: 1 completed, 1 failed" in capsys.readouterr().out.splitlines()
+    assert main(["status", str(ended_sweep), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"completed": 1, "failed": 1}
+
+
+def test_an_exported_model_is_told_with_its_place(ended_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = ended_sweep.parent / "new model"
+    assert main(["export", str(ended_sweep), "--to", str(new)]) == 0
+    assert capsys.readouterr() == (f"trial 00000: dev.f1 50.50\nWrote the model in {new}\n", "")
+    assert main(["export", str(ended_sweep), "--to", str(new / "b"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["directory"], found["trial_id"], found["retrained"]) == (str(new / "b"), "00000", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["status", "none"], "none: expected a sweep directory, found nothing there"),
+        (["export", "ended"], "Missing option '--to'"),
+        (["export", "ended", "--to", "ended"], "ended: exists and is not empty; give another directory with --to"),
+        (["export", "ended", "--to", "b", "--trial", "00001"], "trial 00001 has no finished model, it failed"),
+        (["export", "ended", "--to", "b", "--trial", "7"], "there is no trial '7'; models were finished by 00000"),
+    ],
+)
+def test_a_mistake_about_a_sweep_is_one_line(
+    ended_sweep: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(ended_sweep.parent)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert named in err
+
+
+@pytest.mark.parametrize("command", ["status", "export"])
+def test_help_on_a_sweep_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"python -m sweeps {command} runs/first" in capsys.readouterr().out

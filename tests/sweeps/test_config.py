@@ -35,7 +35,10 @@ def test_the_defaults_are_the_documented_ones() -> None:
           optim.warmup_ratio:  {uniform: [0.0, 0.2]}
         search: {searcher: tpe, num_trials: 20, max_concurrent_trials: auto, metric: dev.f1, mode: max,
                  seed: 0, enqueue: [], seeds: [0]}
-        stop:   {trial_scheduler: none, max_usd: null, max_device_hours: null, max_wall_s: null}
+        stop:   {trial_scheduler: none, rungs: [0.25, 0.5], reduction_factor: 3, min_trials: 3,
+                 max_failures: 2, max_usd: null, max_device_hours: null, max_wall_s: null}
+        keep: {models: 3}
+        prices: {}
     """
     assert config.model_dump(mode="json", exclude={"name", "train"}) == yaml.safe_load(documented)
     assert config.train == build_config(TrainConfig, {"data": {"train": "x"}}, "test")
@@ -63,10 +66,14 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("search.seeds=[]", "search.seeds: expected a list of one integer"),
         ("search.seeds=[true]", "search.seeds: expected a list of one integer"),
         ("search.seeds=0", "search.seeds: expected a list of one integer from 0 to 4294967295, found 0"),
-        ("stop.trial_scheduler=asha", "stop.trial_scheduler: expected none, found the text 'asha'"),
-        ("stop.max_usd=5", "stop.max_usd: expected null (limits in dollars are not available"),
+        ("stop.trial_scheduler=pbt", "stop.trial_scheduler: expected none | asha | median, found the text 'pbt'"),
+        ("stop.max_usd=5", "stop.max_usd: expected null without prices; add prices.<kind of device>, or use"),
+        ("stop.max_usd=0", "stop.max_usd: expected a number > 0 | null, found 0"),
+        ("prices.cpu-core=3", "prices.cpu-core: expected {usd_per_hour: dollars, date: YYYY-MM-DD, source: text}, f"),
+        ("prices=3", "prices: expected a mapping from kinds of device to {usd_per_hour: dollars, date: "),
         ("stop.max_wall_s=0", "stop.max_wall_s: expected a number > 0 | null, found 0"),
         ("stop.max_device_hours=-1", "stop.max_device_hours: expected a number > 0 | null, found -1"),
+        ("keep.models=0", "keep.models: expected an integer from 1 to 100000 | null, found 0"),
         ("stop.max_hours=1", "stop.max_hours: unknown key, the nearest known one is stop.max_device_hours"),
         ("name=a/b", "name: expected letters, digits and . _ - (not first), found the text 'a/b'"),
         ("name=..", "name: expected letters, digits"),
@@ -104,7 +111,7 @@ def test_mistakes_of_train_space_and_search_come_at_once(tmp_path: Path) -> None
         "space:\n  num_epochs: {int: [0, 3]}\n  foo: {int: [1, 2]}\n  num_epochs: {int: [0, 4]}\n"
         "search: {searcher: asha}\n"
     )
-    found = problems(tmp_path, text, ["stop.max_usd=1", "train.optim.lr=1"])
+    found = problems(tmp_path, text, ["stop.max_usd=-1", "train.optim.lr=1"])
     assert [problem.partition(":")[0] for problem in found] == [
         "line 5",
         "train.optim.lr",
@@ -177,6 +184,8 @@ def test_a_printed_config_loads_back_unchanged(tmp_path: Path, render: Callable[
         "space.optim.schedule={choice: [linear, constant]}",
         "stop.max_wall_s=1e3",
         "train.data.test.clean=train.json",
+        "prices.GPU: X={usd_per_hour: 2e-1, date: 2026-11-01, source: a}",
+        "stop.max_usd=5",
     ]
     config = load(tmp_path, GOOD, overrides)
     assert config.name == "2e-6"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,7 @@ def main(directory: Path) -> None:
         object_store_memory=80 * 1024**2,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
+        runtime_env={"py_executable": shlex.quote(sys.executable)},  # Ray does not quote it
     )
     assert ray_session.resources() == (NUM_CPUS, NUM_GPUS)
     run_trials(trial_on_a_gpu, placement(*ray_session.resources()), directory / "one")

@@ -46,6 +46,7 @@ SWEEP = {
     },
     "space": {"num_epochs": {"int": [1, 3]}, "optim.learning_rate": {"loguniform": [1e-4, 5e-3]}},
     "search": {"num_trials": 4, "max_concurrent_trials": 1},
+    "keep": {"models": None},
 }
 LONG = ["train.num_epochs=1000", "space={optim.learning_rate: {loguniform: [1e-5, 1e-4]}}", "search.num_trials=2"]
 
@@ -432,7 +433,7 @@ def failing(room: Path) -> Command:
     space = failing_space(room)
     order = [(good, 1000), (bad, 1), (good, 1000), (good, 1)]
     seed = seed_of(parse_space(space), [{"model.name": str(name), "num_epochs": epochs} for name, epochs in order])
-    overrides = [f"space={json.dumps(space)}", f"search.seed={seed}", "search.searcher=random"]
+    overrides = [f"space={json.dumps(space)}", f"search.seed={seed}", "search.searcher=random", "stop.max_failures=0"]
     with sweeping(room, "failures", *overrides) as command:
         command.wait_for(lambda: _reported(command, "00000"))
         [child] = command.trial_processes()

@@ -91,8 +91,8 @@ def test_the_epochs_are_a_column_also_where_they_are_not_searched(sweep: Sweep) 
 def test_reports_are_counted_for_each_trial_on_its_own(sweep: Sweep) -> None:
     sweep.start("00000")
     sweep.start("00001")
-    for trial_id in ("00000", "00001", "00001", "00000"):
-        sweep.report(trial_id)
+    for trial_id, epochs in (("00000", 1), ("00001", 1), ("00001", 2), ("00000", 2)):
+        sweep.report(trial_id, epochs=epochs)
     found = [(row["trial_id"], row["report"]) for row in sweep.rows]
     assert found == [("00000", 0), ("00001", 0), ("00001", 1), ("00000", 1)]
 

@@ -16,11 +16,13 @@ from qa_train.errors import ConfigError, DataError, SweepError
 from sweeps import runner
 from sweeps.config import SweepConfig
 from sweeps.journal import Journal
+from sweeps.mirror import StudyMirror
 from sweeps.placement import place
 from sweeps.probe import Probe
 from sweeps.recorder import Recorder
 from sweeps.records import Row, read_manifest, read_records
 from sweeps.search import TRIAL_ID, VALUES
+from sweeps.stopping import Stopping
 
 PROBE = Probe("fp32", "cpu-core", {"train": {"path": "x"}}, {"untrained.f1": 1.0}, {"python": "3.11"})
 
@@ -98,7 +100,7 @@ def test_what_trials_report_becomes_rows_and_a_result(tmp_path: Path, tuner: typ
         ("00000", "completed"),
         ("00001", "failed"),
     ]
-    assert result == runner.SweepResult(tmp_path / "out", 1, 1, rows[1])
+    assert result == runner.SweepResult(tmp_path / "out", 1, 0, 1, rows[1])
     assert rows[2]["error.type"] == "RayActorError"
     assert said[0] == f"sweep tiny: 4 trials, one at a time with 2 CPU each, in {tmp_path / 'out'}"
     assert len(said) == 1 + len(rows)
@@ -232,7 +234,7 @@ def test_the_directory_is_named_after_the_sweep_and_the_time(
 
 def limits(tmp_path: Path, **stop: object) -> tuple[runner._Limits, Recorder]:
     recorder = Recorder(config(**stop), Journal(tmp_path), lambda line: None)
-    return runner._Limits(config(**stop), recorder), recorder
+    return runner._Limits(config(**stop), recorder, "cpu-core"), recorder
 
 
 def test_a_limit_on_device_time_counts_the_trials_that_run_too(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_a_limit_on_device_time_counts_the_trials_that_run_too(tmp_path: Path) -
         recorder.started(f"{number}", {})
         recorder.reported(f"{number}", report(**{"cost.device_s": device_s}))
         assert not found.stop_all()
-    recorder.reported("1", report(**{"cost.device_s": 16.0}))
+    recorder.reported("1", report(**{"epochs_trained": 2, "cost.device_s": 16.0}))
     assert found.stop_all()
     assert not found("tune's id", report())
 
@@ -266,7 +268,9 @@ def test_without_limits_a_sweep_goes_on(tmp_path: Path) -> None:
 
 def test_tunes_snapshots_hold_nothing_of_the_recorder(tmp_path: Path) -> None:
     found, recorder = limits(tmp_path)
-    for kept in (found, runner._Listener(recorder)):
+    stopping, mirror = Stopping(config().stop, "max"), StudyMirror(tmp_path, "x", "dev.f1", "max", {}, print)
+    scheduler = runner._TrialScheduler(config(), stopping)
+    for kept in (found, runner._Listener(recorder, stopping, mirror), scheduler):
         for save in (pickle.dumps, cloudpickle.dumps):
             assert vars(pickle.loads(save(kept))) == {}
 

@@ -12,8 +12,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher as RaySearcher
 
 from sweeps.config import SearchConfig
+from sweeps.history import PastTrial
+from sweeps.records import Row
 from sweeps.search import TRIAL_ID, VALUES, StudySearcher, distribution, sampler
-from sweeps.space import Choice, IntRange, LogUniformRange, Space, UniformRange
+from sweeps.space import Choice, IntRange, LogUniformRange, Scalar, Space, UniformRange
 
 SPACE = Space(
     {
@@ -171,7 +173,6 @@ FAILURES: list[tuple[dict[str, Any] | None, bool]] = [
     (None, True),
     (None, False),
     ({"status": "failed", "done": True}, False),
-    ({"dev.f1": 20.0, "epochs_trained": 2, "budget_epochs": None}, False),  # stopped before its end
     ({"dev.f1": 20.0, "epochs_trained": 3, "budget_epochs": 3}, True),
     ({"dev.f1": float("nan"), "epochs_trained": 3, "budget_epochs": 3}, False),
     ({"dev.f1": None, "epochs_trained": 3, "budget_epochs": 3}, False),
@@ -191,6 +192,15 @@ def test_without_a_finished_model_a_trial_is_told_as_failed(
     assert searcher.suggest("b")[TRIAL_ID] == "00001"
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
+
+
+def test_a_trial_that_is_stopped_is_told_as_pruned_with_its_last_score() -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=2))
+    searcher.suggest("a")
+    searcher.on_trial_result("a", {"dev.f1": 10.0, "epochs_trained": 1, "budget_epochs": None})
+    searcher.on_trial_complete("a", {"dev.f1": 12.0, "epochs_trained": 2, "budget_epochs": None})
+    [trial] = searcher.study.trials
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.PRUNED, 12.0, {1: 10.0, 2: 12.0})
 
 
 def test_failed_trials_do_not_stop_a_search() -> None:
@@ -248,3 +258,73 @@ def test_tunes_state_is_neither_written_nor_read(tmp_path: Any) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(NotImplementedError):
         searcher.restore(str(tmp_path / "state.pkl"))
+
+
+def past_trial(number: int, values: Mapping[str, Any], status: str = "completed") -> PastTrial:
+    """A trial of an earlier run as its records tell it."""
+    row: Row = {"trial_id": f"{number:05d}", **finished(values), "status": status}
+    rows = (row,) if status == "completed" else ()
+    return PastTrial(f"{number:05d}", dict(values), rows)
+
+
+@pytest.mark.parametrize("kind", SEARCHERS)
+def test_a_search_that_is_gone_on_with_asks_for_what_it_would_have_asked_for(kind: Literal["tpe", "random"]) -> None:
+    search = SearchConfig(searcher=kind, num_trials=14, seed=5)
+    expected = drive(search)
+    for num_ended in (1, 6, 13):
+        past = [past_trial(number, expected[number]) for number in range(num_ended)]
+        past.append(past_trial(num_ended, expected[num_ended], "running"))
+        searcher = StudySearcher(SPACE, search, past)
+        assert searcher.num_left == 14 - num_ended
+        for number in range(num_ended, 14):
+            suggestion = searcher.suggest("x")
+            assert suggestion == {TRIAL_ID: f"{number:05d}", VALUES: expected[number]}
+            searcher.on_trial_complete("x", finished(expected[number]))
+        assert searcher.suggest("x") == RaySearcher.FINISHED
+        assert [trial.value for trial in searcher.study.trials] == [score_of(values) for values in expected]
+
+
+def test_numbers_that_no_trial_had_are_asked_for_again() -> None:
+    search = SearchConfig(searcher="random", num_trials=5)
+    expected = drive(search)
+    searcher = StudySearcher(SPACE, search, [past_trial(number, expected[number]) for number in (0, 3)])
+    found = [searcher.suggest(f"{number}") for number in range(3)]
+    assert [(item[TRIAL_ID], item[VALUES]) for item in found] == [
+        (f"{number:05d}", expected[number]) for number in (1, 2, 4)
+    ]
+
+
+def test_points_that_were_tried_are_not_tried_again() -> None:
+    points: tuple[dict[str, Scalar], ...] = tuple({"num_epochs": number} for number in (5, 4, 3))
+    search = SearchConfig(searcher="random", num_trials=3, enqueue=points)
+    space = Space({"num_epochs": IntRange(1, 10)})
+    past = PastTrial(
+        "00000", {"num_epochs": 5}, ({"epochs_trained": 5, "budget_epochs": 5, "dev.f1": 1.0, "status": "completed"},)
+    )
+    searcher = StudySearcher(space, search, [past])
+    assert [searcher.suggest(name)[VALUES]["num_epochs"] for name in "ab"] == [4, 3]
+
+
+def test_trials_outside_of_another_space_do_not_inform_it_and_the_interrupted_are_gone_on_with_all_the_same() -> None:
+    inside = {"num_epochs": 2}
+    past = [past_trial_of_epochs(0, 2), past_trial_of_epochs(1, 9), PastTrial("00002", {"num_epochs": 8})]
+    searcher = StudySearcher(Space({"num_epochs": IntRange(1, 5)}), SearchConfig(num_trials=4), past)
+    assert [trial.params for trial in searcher.study.trials] == [inside]
+    assert searcher.suggest("x") == {TRIAL_ID: "00002", VALUES: {"num_epochs": 8}}
+    searcher.on_trial_result("x", {"epochs_trained": 1, "dev.f1": 3.0})
+    searcher.on_trial_complete("x", {"epochs_trained": 8, "budget_epochs": 8, "dev.f1": 3.0})
+    assert searcher.suggest("y")[TRIAL_ID] == "00003"
+
+
+def past_trial_of_epochs(number: int, epochs: int) -> PastTrial:
+    row: Row = {"status": "completed", "epochs_trained": epochs, "budget_epochs": epochs, "dev.f1": 10.0 * epochs}
+    return PastTrial(f"{number:05d}", {"num_epochs": epochs}, (row,))
+
+
+def test_an_epoch_that_a_trial_tells_again_is_told_once() -> None:
+    past = PastTrial("00000", {"num_epochs": 3}, ({"status": "running", "epochs_trained": 1, "dev.f1": 4.0},))
+    searcher = StudySearcher(Space({"num_epochs": IntRange(1, 5)}), SearchConfig(num_trials=1), [past])
+    searcher.suggest("x")
+    for epochs in (1, 2, 2):
+        searcher.on_trial_result("x", {"epochs_trained": epochs, "dev.f1": 5.0})
+    assert searcher.study.trials[0].intermediate_values == {1: 4.0, 2: 5.0}

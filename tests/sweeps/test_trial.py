@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -148,7 +149,9 @@ def test_a_process_that_ends_without_its_last_message_is_a_failure(
         if found["status"] == "running":
             found = running.next_message()
         assert found.pop("error.message").startswith(message)
-        assert found == {"status": "failed", "error.type": "TrialProcessDied", "error.log": "trials/00003/log.txt"}
+        assert found == {"status": "failed", "error.type": "TrialProcessDied", "error.log": "trials/00003/log.txt"} | {
+            "retryable": True
+        }
 
 
 def test_a_process_killed_from_outside_is_a_failure_by_signal_9(tmp_path: Path) -> None:
@@ -166,6 +169,7 @@ def test_an_expected_error_is_told_in_full(tmp_path: Path) -> None:
             "error.type": "DataError",
             "error.message": "none.json: no such file",
             "error.log": "trials/00003/log.txt",
+            "retryable": False,  # it would come again
         }
     assert "DataError: none.json: no such file" in (tmp_path / LOG).read_text()
 
@@ -174,6 +178,7 @@ def test_any_other_error_is_told_by_its_first_line_and_logged_with_its_trace(tmp
     with process(job(tmp_path), runs_out_of_memory) as running:
         found = running.next_message()
     assert (found["error.type"], found["error.message"]) == ("MemoryError", "cannot allocate")
+    assert found["retryable"]
     log = (tmp_path / LOG).read_text()
     assert "said on stdout\n" in log
     assert "said on descriptor 2\n" in log
@@ -255,6 +260,14 @@ def test_a_trial_reports_each_epoch_and_leaves_its_model(tmp_path: Path, inputs:
     assert (tmp_path / LOG).read_text() == ""
     predictions = json.loads((tmp_path / "predictions_dev_2.json").read_text())
     assert len(predictions) == 12
+
+
+def test_what_earlier_attempts_held_and_no_checkpoint_accounts_for_is_lost(
+    tmp_path: Path, inputs: dict[str, Any]
+) -> None:
+    with process(dataclasses.replace(job(tmp_path, **inputs), earlier_s=100.0)) as running:
+        message = running.next_message()
+    assert message["cost.lost_s"] == 100.0
 
 
 def test_no_checkpoint_is_left_when_the_last_message_comes(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -1,0 +1,51 @@
+"""What may change when a sweep is gone on with: how it searches and when it stops, not what its trials train."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from qa_train.config import flatten
+from qa_train.errors import ConfigError, DataError
+from sweeps.config import SweepConfig
+from sweeps.records import Manifest
+
+_FREE = ("scale",)
+"""Sections of `train` that do not change the recipe."""
+
+
+def refuse_changes(before: SweepConfig, after: SweepConfig) -> None:
+    """Checks that trials to come can be compared with those that ended.
+
+    Raises:
+        ConfigError: If what all trials train has changed; each key is named with both values. Or if there would be
+            fewer trials than before.
+    """
+    old, new = flatten(before.train), flatten(after.train)
+    problems = [
+        f"train.{key}: expected {old.get(key)!r}, as the sweep has had it so far, found {new.get(key)!r}; "
+        "start another sweep for that"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and key.partition(".")[0] not in _FREE
+    ]
+    if after.search.num_trials < before.search.num_trials:
+        problems.append(
+            f"search.num_trials: expected at least the {before.search.num_trials} of the sweep so far, found "
+            f"{after.search.num_trials}"
+        )
+    if problems:
+        raise ConfigError(problems, "resume")
+
+
+def refuse_other_data(before: Manifest, data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that the data files are those of the sweep so far, by their SHA-256.
+
+    Raises:
+        DataError: If one is not.
+    """
+    for name, found in data.items():
+        expected = before.data.get(name, {})
+        if expected.get("sha256") != found["sha256"]:
+            raise DataError(
+                f"{found['path']}: expected the {name} data of the sweep so far (SHA-256 "
+                f"{str(expected.get('sha256'))[:16]}…), found others ({found['sha256'][:16]}…); put the file back, or "
+                "start another sweep"
+            )

@@ -1,0 +1,52 @@
+import pytest
+
+from qa_train.config import build_config, with_overrides
+from qa_train.errors import ConfigError, DataError
+from sweeps.config import SweepConfig
+from sweeps.extension import refuse_changes, refuse_other_data
+from sweeps.records import Manifest
+
+BEFORE = build_config(
+    SweepConfig,
+    {"train": {"data": {"train": "a.json"}, "optim": {"weight_decay": 0.0}}, "search": {"num_trials": 4}},
+    "x",
+)
+
+
+def after(*overrides: str) -> SweepConfig:
+    return with_overrides(BEFORE, overrides, "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "search.num_trials=8",
+        "search.metric=dev.exact_match",
+        "search.searcher=random",
+        "space={num_epochs: {int: [1, 3]}, optim.learning_rate: {loguniform: [1e-6, 1e-3]}}",
+        "stop.max_wall_s=60",
+        "train.scale.num_workers=2",
+    ],
+)
+def test_how_a_sweep_searches_and_when_it_stops_may_change(change: str) -> None:
+    refuse_changes(BEFORE, after(change))
+
+
+def test_what_all_trials_train_may_not_change_and_each_difference_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        refuse_changes(BEFORE, after("train.data.train=b.json", "train.optim.weight_decay=0.1", "search.num_trials=3"))
+    assert caught.value.problems == (
+        "train.data.train: expected 'a.json', as the sweep has had it so far, found 'b.json'; start another sweep for "
+        "that",
+        "train.optim.weight_decay: expected 0.0, as the sweep has had it so far, found 0.1; start another sweep for "
+        "that",
+        "search.num_trials: expected at least the 4 of the sweep so far, found 3",
+    )
+
+
+def test_other_data_under_the_same_name_are_refused() -> None:
+    data = {"train": {"path": "a.json", "sha256": "a" * 64}}
+    manifest = Manifest("s", "s", "", "", {}, "dev.f1", "max", "fp32", "cpu-core", 1, data)
+    refuse_other_data(manifest, data)
+    with pytest.raises(DataError, match=r"a.json: expected the train data of the sweep so far .*aaaa…\), found others"):
+        refuse_other_data(manifest, {"train": {"path": "a.json", "sha256": "b" * 64}})

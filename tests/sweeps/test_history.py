@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qa_train.errors import DataError
+from sweeps.history import PastTrial, read_history
+
+
+def row(trial_id: str, epochs: int | None, status: str = "running", **more: Any) -> dict[str, Any]:
+    return {"trial_id": trial_id, "status": status, "epochs_trained": epochs, "config.a": 1} | more
+
+
+def write(directory: Path, rows: list[dict[str, Any]], reports: dict[str, list[dict[str, Any]]]) -> None:
+    """Writes the records, and for some trials a directory with their own reports."""
+    (directory / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for trial_id, messages in reports.items():
+        place = directory / "trials" / trial_id
+        place.mkdir(parents=True)
+        (place / "config.json").write_text(json.dumps({"trial_id": trial_id, "values": {"a": int(trial_id)}}))
+        (place / "reports.jsonl").write_text("".join(json.dumps(message) + "\n" for message in messages))
+
+
+def told(epochs: int, status: str = "running") -> dict[str, Any]:
+    return {"status": status, "epochs_trained": epochs}
+
+
+def test_a_sweep_without_trials_has_no_history(tmp_path: Path) -> None:
+    assert read_history(tmp_path) == []
+
+
+def test_a_trial_has_ended_where_its_last_row_says_so(tmp_path: Path) -> None:
+    rows = [row("00000", 1), row("00001", 1), row("00000", 2, "completed"), row("00002", None, "failed")]
+    write(tmp_path, [*rows, row("00003", None, "interrupted")], {})
+    assert [trial.has_ended for trial in read_history(tmp_path)] == [True, False, True, False]
+
+
+def test_what_a_trial_wrote_and_no_driver_recorded_is_taken_over(tmp_path: Path) -> None:
+    write(tmp_path, [row("00000", 1)], {"00000": [told(1), told(2), told(3, "completed")]})
+    [trial] = read_history(tmp_path)
+    assert [found["epochs_trained"] for found in trial.rows] == [1, 2, 3]
+    assert trial.unrecorded == (told(2), told(3, "completed"))
+    assert trial.has_ended
+
+
+def test_a_trial_that_never_reported_is_known_by_its_directory(tmp_path: Path) -> None:
+    write(tmp_path, [], {"00004": []})
+    assert read_history(tmp_path) == [PastTrial("00004", {"a": 4})]
+
+
+def test_an_ended_trial_is_as_its_records_say(tmp_path: Path) -> None:
+    write(tmp_path, [row("00000", 1), row("00000", None, "failed")], {"00000": [told(1), told(2)]})
+    [trial] = read_history(tmp_path)
+    assert trial.unrecorded == ()
+
+
+def test_torn_last_lines_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, [row("00000", 1)], {"00000": [told(1)]})
+    for path in (tmp_path / "records.jsonl", tmp_path / "trials" / "00000" / "reports.jsonl"):
+        with open(path, "a") as file:
+            file.write('{"status": "comp')
+    [trial] = read_history(tmp_path)
+    assert [found["epochs_trained"] for found in trial.rows] == [1]
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    write(tmp_path, [], {"00000": [told(1)]})
+    (tmp_path / "trials" / "00000" / "reports.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match=r"00000/reports.jsonl: expected a JSON object in each line"):
+        read_history(tmp_path)

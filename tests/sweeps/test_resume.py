@@ -1,0 +1,161 @@
+"""Sweeps whose driver is killed at random moments and that are then gone on with: nothing lost, nothing doubled."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sweeps.records import Row, read_records
+from tests.commands import environment, running
+from tests.tiny_models import tiny_model_dir, tiny_squad
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 240.0
+KINDS: dict[str, dict[str, Any]] = {
+    "random": {"searcher": "random", "num_trials": 6, "max_concurrent_trials": 2},
+    "tpe": {"searcher": "tpe", "num_trials": 6, "max_concurrent_trials": 1},
+    "list": {
+        "searcher": "random",
+        "num_trials": 4,
+        "max_concurrent_trials": 2,
+        "enqueue": [{"num_epochs": epochs, "optim.learning_rate": 1e-4} for epochs in (3, 1, 5, 2)],
+    },
+}
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def ray_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which drivers join one Ray of two CPUs, so that none has to start its own."""
+    home = tmp_path_factory.mktemp("home")
+    code = (
+        "import os, time; from qa_train.ray_session import ray_session\n"
+        "with ray_session():\n"
+        "    import ray; print(ray.get_runtime_context().gcs_address, flush=True); time.sleep(3000)\n"
+    )
+    env = environment(home) | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as head:
+        assert head.stdout
+        yield env | {"RAY_ADDRESS": head.stdout.readline().strip(), "RAY_AUTH_MODE": "token"}
+        head.terminate()
+
+
+def start(directory: Path, search: dict[str, Any], env: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.sweeps.fake_trials", str(directory), json.dumps(search)]
+    with open(directory.parent / f"{directory.name}.log", "a") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log, text=True, cwd=ROOT)
+
+
+def finish(directory: Path, search: dict[str, Any], env: dict[str, str]) -> list[Row]:
+    driver = start(directory, search, env)
+    assert driver.wait(TIMEOUT_S) == 0, (directory.parent / f"{directory.name}.log").read_text()
+    return read_records(directory)
+
+
+def kill_after_rows(driver: subprocess.Popen[str], directory: Path, num_rows: int, more_s: float) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while driver.poll() is None and (not directory.exists() or len(read_records(directory)) < num_rows):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(more_s)
+    driver.kill()
+    driver.wait()
+
+
+def finished(rows: list[Row]) -> dict[str, tuple[Any, ...]]:
+    keys = ("config.num_epochs", "config.optim.learning_rate", "dev.f1", "budget_epochs")
+    return {str(row["trial_id"]): tuple(row[key] for key in keys) for row in rows if row["status"] == "completed"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+    room = tmp_path_factory.mktemp("undisturbed")
+    return {kind: finish(room / kind, search, ray_env) for kind, search in KINDS.items()}
+
+
+CASES = [(seed, list(KINDS)[seed % len(KINDS)]) for seed in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind"), [pytest.param(*case, marks=[pytest.mark.slow] if case[0] >= 5 else []) for case in CASES]
+)
+def test_a_sweep_whose_driver_was_killed_ends_as_if_it_had_not_been(
+    seed: int, kind: str, undisturbed: dict[str, list[Row]], ray_env: dict[str, str], tmp_path: Path
+) -> None:
+    chance, directory = random.Random(seed), tmp_path / "sweep"
+    driver = start(directory, KINDS[kind], ray_env)
+    kill_after_rows(driver, directory, chance.randrange(1, 12), chance.uniform(0, 0.3))
+    if chance.random() < 0.5 and (directory / "records.jsonl").exists():
+        with open(directory / "records.jsonl", "a") as file:
+            file.write('{"trial_id": "000')  # a torn last line
+    rows = finish(directory, KINDS[kind], ray_env)
+    assert finished(rows) == finished(undisturbed[kind])
+    assert len(finished(rows)) == KINDS[kind]["num_trials"]
+    assert max(Counter((row["trial_id"], row["epochs_trained"]) for row in rows).values()) == 1
+    assert max(Counter((row["trial_id"], row["attempt"], row["report"]) for row in rows).values()) == 1
+    last = {row["trial_id"]: row["status"] for row in rows}
+    assert {*last.values()} == {"completed"}
+    for trial in (directory / "trials").iterdir():
+        trained = Counter((trial / "epochs.txt").read_text().split())
+        assert sum(trained.values()) <= len(trained) + 1  # at most one epoch is trained twice
+
+
+# With real training, as a user starts it.
+
+REAL = {
+    "name": "tiny",
+    "train": {
+        "data": {"train": "train.json", "dev": "dev.json"},
+        "model": {"name": "./model", "max_seq_length": 128, "doc_stride": 32},
+        "precision": "fp32",
+        "scale": {"cpus_per_worker": 1, "use_gpu": False},
+    },
+    "space": {"num_epochs": {"int": [3, 5]}, "optim.learning_rate": {"loguniform": [1e-4, 5e-3]}},
+    "search": {"num_trials": 3, "max_concurrent_trials": 1},
+}
+
+
+def has_rows(directory: Path, num_rows: int) -> bool:
+    return len(read_records(directory)) >= num_rows
+
+
+@pytest.mark.slow
+def test_a_real_sweep_killed_twice_ends_with_the_scores_of_an_undisturbed_one_and_its_ledger_closes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "home").mkdir()
+    tiny_squad(tmp_path / "train.json", 40)
+    tiny_squad(tmp_path / "dev.json", 10, seed=1)
+    tiny_model_dir(tmp_path / "model")
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(REAL))
+    with running(tmp_path, "undisturbed", "-m", "sweeps", "run", "sweep.yaml", "--out", "undisturbed") as command:
+        assert command.finish().status == 0
+    commands = [["run", "sweep.yaml", "--out", "killed"], ["resume", "killed"], ["resume", "killed"]]
+    for number, (arguments, num_rows) in enumerate(zip(commands, (2, 7, None), strict=True)):
+        with running(tmp_path, f"killed {number}", "-m", "sweeps", *arguments) as command:
+            if num_rows:
+                command.wait_for(partial(has_rows, tmp_path / "killed", num_rows))
+                os.kill(command.process.pid, signal.SIGKILL)
+                command.finish()
+            else:
+                assert command.finish().status == 0, command.err
+    rows = read_records(tmp_path / "killed")
+    assert finished(rows) == finished(read_records(tmp_path / "undisturbed"))
+    assert max(Counter((row["trial_id"], row["epochs_trained"]) for row in rows).values()) == 1
+    lasts = [row for row in rows if row["status"] == "completed"]
+    assert [row["attempt"] for row in lasts] != [0] * len(lasts)
+    for row in lasts:
+        assert float(str(row["cost.lost_s"])) >= 0
+        assert abs(float(str(row["cost.unexplained_s"]))) < 0.1 * float(str(row["cost.device_s"]))
