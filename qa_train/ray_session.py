@@ -54,7 +54,12 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
         address = os.environ.get("RAY_ADDRESS")
         if address:
             _check_answers(address)
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(
+                address=address,
+                runtime_env=_runtime_env(None) or None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
         else:
             _ensure_token()
             stack.enter_context(watchdog_over(lambda: _start(dashboard)))

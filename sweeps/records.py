@@ -104,7 +104,15 @@ def read_records(directory: Pathlike) -> list[Row]:
     Raises:
         DataError: If another line is not a JSON object; file and line are named.
     """
-    path = Path(directory) / RECORDS
+    return read_rows(Path(directory) / RECORDS)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads a file with a JSON object in each line; see `read_records`.
+
+    Raises:
+        DataError: If it cannot be read, or a whole line is not a JSON object; file and line are named.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:

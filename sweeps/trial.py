@@ -28,6 +28,7 @@ from qa_train.resources import limit_threads
 from qa_train.storage import write_json
 from qa_train.training import Training, start_training
 from qa_train.workers import rank
+from sweeps.records import read_rows
 
 LOG, CHECKPOINTS, MODEL, REPORTS = "log.txt", "checkpoints", "model", "reports.jsonl"
 RETRYABLE = "retryable"
@@ -170,17 +171,7 @@ def read_reports(directory: Path) -> list[Message]:
     Raises:
         DataError: If it cannot be read.
     """
-    path = directory / REPORTS
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
-    except ValueError as error:
-        raise DataError(f"{path}: expected a JSON object in each line: {error}") from error
+    return read_rows(directory / REPORTS)
 
 
 def reported_epochs(directory: Path) -> set[int]:

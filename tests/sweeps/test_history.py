@@ -67,5 +67,5 @@ def test_torn_last_lines_are_left_out(tmp_path: Path) -> None:
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     write(tmp_path, [], {"00000": [told(1)]})
     (tmp_path / "trials" / "00000" / "reports.jsonl").write_text("{\n")
-    with pytest.raises(DataError, match=r"00000/reports.jsonl: expected a JSON object in each line"):
+    with pytest.raises(DataError, match=r"00000/reports.jsonl, line 1: not valid JSON"):
         read_history(tmp_path)

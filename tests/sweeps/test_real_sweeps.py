@@ -584,7 +584,7 @@ def test_a_directory_in_use_is_refused_before_anything_starts(sweep: Command, re
 
 
 def test_a_refused_sweep_changes_nothing_in_the_directory(sweep: Command, refused: Refused) -> None:
-    assert {path.name for path in sweep.directory.iterdir()} == {"manifest.json", "records.jsonl", "trials"}
+    assert {path.name for path in sweep.directory.iterdir()} == {"manifest.json", "records.jsonl", "study", "trials"}
     assert len(finals(sweep)) == 4
     assert sweep.manifest.sweep_id == "a first sweep"
 

@@ -122,7 +122,7 @@ REAL = {
         "precision": "fp32",
         "scale": {"cpus_per_worker": 1, "use_gpu": False},
     },
-    "space": {"num_epochs": {"int": [3, 5]}, "optim.learning_rate": {"loguniform": [1e-4, 5e-3]}},
+    "space": {"num_epochs": {"int": [15, 20]}, "optim.learning_rate": {"loguniform": [1e-4, 5e-3]}},
     "search": {"num_trials": 3, "max_concurrent_trials": 1},
 }
 
@@ -143,7 +143,7 @@ def test_a_real_sweep_killed_twice_ends_with_the_scores_of_an_undisturbed_one_an
     with running(tmp_path, "undisturbed", "-m", "sweeps", "run", "sweep.yaml", "--out", "undisturbed") as command:
         assert command.finish().status == 0
     commands = [["run", "sweep.yaml", "--out", "killed"], ["resume", "killed"], ["resume", "killed"]]
-    for number, (arguments, num_rows) in enumerate(zip(commands, (2, 7, None), strict=True)):
+    for number, (arguments, num_rows) in enumerate(zip(commands, (3, 25, None), strict=True)):
         with running(tmp_path, f"killed {number}", "-m", "sweeps", *arguments) as command:
             if num_rows:
                 command.wait_for(partial(has_rows, tmp_path / "killed", num_rows))
