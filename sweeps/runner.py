@@ -6,22 +6,18 @@ import logging
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from qa_train.ray_session import ray_session, resources
 
 # isort: split
 import ray
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.tune import TuneError
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
 
 from qa_train.config import build_config, with_values
 from qa_train.errors import DataError, QAError, SweepError
@@ -34,12 +30,12 @@ from sweeps.journal import Journal
 from sweeps.lock import LOCAL_LOCK, locked
 from sweeps.mirror import StudyMirror
 from sweeps.placement import Placement, needs_ray_train, place
-from sweeps.pricing import check_max_usd, usd
+from sweeps.pricing import check_max_usd
 from sweeps.probe import Probe, probe
 from sweeps.recorder import Recorder, Say
 from sweeps.records import MANIFEST, Manifest, Row, read_manifest, read_records, write_manifest
 from sweeps.retention import Retention
-from sweeps.search import TRIAL_ID, VALUES, StudySearcher, distribution
+from sweeps.search import StudySearcher, distribution
 from sweeps.stopping import Stopping
 from sweeps.tensorboard import CurveFiles
 from sweeps.trainable import (
@@ -54,6 +50,7 @@ from sweeps.trainable import (
     TrialTrainable,
 )
 from sweeps.trial import TrialBody, run_trial
+from sweeps.tune_hooks import Limits, Listener, TrialScheduler
 
 
 def _say(line: str) -> None:
@@ -263,7 +260,7 @@ def _run_tune(
         MAX_FAILURES: config.stop.max_failures,
     }
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told by the recorder
-    listener = _Listener(recorder, stopping, mirror)
+    listener = Listener(recorder, stopping, mirror)
     scratch = Path(tempfile.mkdtemp(prefix="spansweep-"))  # Tune's own state, which nothing reads
     try:
         tune.Tuner(
@@ -271,7 +268,7 @@ def _run_tune(
             param_space=param_space,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_TrialScheduler(config, stopping),
+                scheduler=TrialScheduler(config, stopping),
                 num_samples=searcher.num_left,
                 max_concurrent_trials=placement.max_concurrent_trials,
                 # Ray Train's workers end with the actor that asked for them.
@@ -283,7 +280,7 @@ def _run_tune(
                 failure_config=tune.FailureConfig(max_failures=config.stop.max_failures),  # of actors and nodes
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
                 callbacks=[listener],
-                stop=_Limits(config, recorder, found.device),
+                stop=Limits(config, recorder, found.device),
                 verbose=0,
             ),
         ).fit()
@@ -307,101 +304,3 @@ def _observe(config: SweepConfig, directory: Path, recorder: Recorder, stopping:
     mirror = StudyMirror(directory, config.name, search.metric, search.mode, distributions, recorder.say, rows)
     recorder.observers += [retention.record, mirror.record]
     return mirror
-
-
-class _Unsaved:
-    """Leaves Tune's snapshots of itself empty: they are never read, and open files cannot be pickled."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Listener(_Unsaved, tune.Callback):
-    """Passes Tune's events on to the recorder, under the trials' own ids.
-
-    Attributes:
-        error: Why an event could not be recorded.
-    """
-
-    error: QAError | None = None
-
-    def __init__(self, recorder: Recorder, stopping: Stopping, mirror: StudyMirror) -> None:
-        self._recorder, self._stopping, self._mirror = recorder, stopping, mirror
-
-    @contextlib.contextmanager
-    def _keeping_error(self) -> Iterator[None]:
-        try:
-            yield
-        except QAError as error:
-            self.error = error
-            raise
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES])
-        self._mirror.started(trial.config[TRIAL_ID], trial.config[VALUES])
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        trial_id = trial.config[TRIAL_ID]
-        # The trial scheduler has seen the result before.
-        if result["status"] == "running" and self._stopping.has_stopped(trial_id):
-            result = result | {"status": "stopped_early"}
-        with self._keeping_error():
-            self._recorder.reported(trial_id, result)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        found = trial.get_pickled_error()
-        name, message = "RayActorError", "the trial's Ray actor died"
-        if isinstance(found, RayTaskError):  # the actor lives, but its code raised
-            name, message = type(found.cause).__name__, str(found.cause)
-        with self._keeping_error():
-            if not self._recorder.knows(trial.config[TRIAL_ID]):
-                self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES])  # its actor never came up
-            self._recorder.failed(trial.config[TRIAL_ID], name, message)
-
-
-class _TrialScheduler(_Unsaved, FIFOScheduler):
-    """Stops trials as `Stopping` decides; starts them in the order in which they were sampled."""
-
-    def __init__(self, config: SweepConfig, stopping: Stopping) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._config, self._stopping = config, stopping
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Returns whether the trial goes on."""
-        epochs = result.get("epochs_trained")
-        if result["status"] != "running" or not isinstance(epochs, int):
-            return FIFOScheduler.CONTINUE
-        num_epochs = trial.config[VALUES].get("num_epochs", self._config.train.num_epochs)
-        value = result.get(self._config.search.metric)
-        stops = self._stopping.decide(trial.config[TRIAL_ID], num_epochs, epochs, value)
-        return FIFOScheduler.STOP if stops else FIFOScheduler.CONTINUE
-
-
-class _Limits(_Unsaved, tune.Stopper):
-    """Ends the sweep at a limit of `stop`, in device-hours, dollars or time; trials that then run are interrupted."""
-
-    def __init__(self, config: SweepConfig, recorder: Recorder, device: str) -> None:
-        """Starts the clock of `max_wall_s`."""
-        self._reached: str | None = None
-        self._device, self._prices = device, config.prices
-        self._stop, self._recorder, self._started = config.stop, recorder, time.monotonic()
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stops no single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Returns whether a limit is reached, and says so once."""
-        if self._reached is None:
-            reached = {
-                "max_device_hours": self._recorder.device_s / 3600,
-                "max_usd": usd(self._recorder.device_s, self._device, self._prices) or 0.0,
-                "max_wall_s": time.monotonic() - self._started,
-            }
-            limits = {name: getattr(self._stop, name) for name in reached}
-            self._reached = next((name for name, limit in limits.items() if limit and reached[name] >= limit), None)
-            if self._reached:
-                self._recorder.say(f"stop.{self._reached} is reached: the sweep ends, running trials are interrupted")
-        return self._reached is not None

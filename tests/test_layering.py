@@ -37,7 +37,7 @@ FLOORS = {
         history extension
         placement probe recorder search trial_workers stopping ledger retention mirror tensorboard speed
         speed_probe
-        trainable plan status export
+        trainable tune_hooks plan status export
         status_text
         runner simulate
         cli
@@ -73,6 +73,7 @@ ONLY_IN = {
         "qa_train.ray_trainer",
         "sweeps.search",
         "sweeps.trainable",
+        "sweeps.tune_hooks",
         "sweeps.runner",
     },
     "optuna": {"sweeps.search", "sweeps.mirror", "analysis.importance"},

@@ -23,6 +23,7 @@ from sweeps.recorder import Recorder
 from sweeps.records import Row, read_manifest, read_records
 from sweeps.search import TRIAL_ID, VALUES
 from sweeps.stopping import Stopping
+from sweeps.tune_hooks import Limits, Listener, TrialScheduler
 
 PROBE = Probe("fp32", "cpu-core", {"train": {"path": "x"}}, {"untrained.f1": 1.0}, {"python": "3.11"})
 
@@ -232,9 +233,9 @@ def test_the_directory_is_named_after_the_sweep_and_the_time(
     assert read_manifest(directory).sweep_id == directory.name
 
 
-def limits(tmp_path: Path, **stop: object) -> tuple[runner._Limits, Recorder]:
+def limits(tmp_path: Path, **stop: object) -> tuple[Limits, Recorder]:
     recorder = Recorder(config(**stop), Journal(tmp_path), lambda line: None)
-    return runner._Limits(config(**stop), recorder, "cpu-core"), recorder
+    return Limits(config(**stop), recorder, "cpu-core"), recorder
 
 
 def test_a_limit_on_device_time_counts_the_trials_that_run_too(tmp_path: Path) -> None:
@@ -269,8 +270,8 @@ def test_without_limits_a_sweep_goes_on(tmp_path: Path) -> None:
 def test_tunes_snapshots_hold_nothing_of_the_recorder(tmp_path: Path) -> None:
     found, recorder = limits(tmp_path)
     stopping, mirror = Stopping(config().stop, "max"), StudyMirror(tmp_path, "x", "dev.f1", "max", {}, print)
-    scheduler = runner._TrialScheduler(config(), stopping)
-    for kept in (found, runner._Listener(recorder, stopping, mirror), scheduler):
+    scheduler = TrialScheduler(config(), stopping)
+    for kept in (found, Listener(recorder, stopping, mirror), scheduler):
         for save in (pickle.dumps, cloudpickle.dumps):
             assert vars(pickle.loads(save(kept))) == {}
 
