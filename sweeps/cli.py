@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qa_train.cli import as_json, config_options
+from qa_train.cli import config_options
 from qa_train.config import describe_config, load_config, with_overrides
+from qa_train.data_commands import as_json
 from qa_train.errors import run_command
 from sweeps.config import SweepConfig
 from sweeps.export import export_model

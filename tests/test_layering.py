@@ -27,7 +27,7 @@ FLOORS = {
         ray_trainer answering
         members ensemble
         output predictor evaluation
-        evaluation_run
+        evaluation_run data_commands
         cli
         __main__
     """,
