@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -66,18 +67,22 @@ class Command:
             self.look()
             time.sleep(_LOOK_EVERY_S)
 
-    def finish(self) -> "Command":
+    def finish(self) -> Self:
         """Waits for the end, after which nothing of the family may be left."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"does not end: {self.err}"
             self.look()
             time.sleep(_LOOK_EVERY_S)
+        self.must_be_gone()
+        return self
+
+    def must_be_gone(self) -> None:
+        """Waits for the end of what is left of the family."""
         deadline = time.monotonic() + GONE_S
         while left := self.living():
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
-        return self
 
 
 def _command_line(process: psutil.Process) -> str:

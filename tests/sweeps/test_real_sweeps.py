@@ -10,9 +10,8 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,10 @@ from sweeps.config import SearchConfig, SweepConfig
 from sweeps.records import Manifest, Row, read_manifest, read_records
 from sweeps.search import VALUES, StudySearcher
 from sweeps.space import Space, parse_space
+from tests import commands
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-TIMEOUT_S = 240.0
-"""For what takes 20 seconds on an idle machine."""
-GONE_S = 5.0
-"""In which nothing of a sweep may be left after its driver has ended, however it ended."""
 
 SWEEP = {
     "name": "tiny",
@@ -65,33 +60,13 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return room
 
 
-@dataclass
-class Command:
-    """A command of a user, running or ended.
-
-    Attributes:
-        process: Its process.
-        directory: Where a sweep writes.
-        output: Where stdout and stderr go.
-        family: All processes that were seen to belong to it.
-    """
-
-    process: subprocess.Popen[bytes]
-    directory: Path
-    output: Path
-    family: set[psutil.Process] = field(default_factory=set)
+class SweepCommand(commands.Command):
+    """A sweep that a user started, and where it writes."""
 
     @property
-    def out(self) -> str:
-        return (self.output / "out").read_text()
-
-    @property
-    def err(self) -> str:
-        return (self.output / "err").read_text()
-
-    @property
-    def status(self) -> int:
-        return self.process.returncode
+    def directory(self) -> Path:
+        """Of the sweep."""
+        return self.output.parent / self.output.name.removeprefix("output of ")
 
     @property
     def rows(self) -> list[Row]:
@@ -101,52 +76,12 @@ class Command:
     def manifest(self) -> Manifest:
         return read_manifest(self.directory)
 
-    def look(self) -> None:
-        """Adds to the family what now descends from the command."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self.family |= {*psutil.Process(self.process.pid).children(recursive=True)}
-
-    def living(self) -> list[psutil.Process]:
-        return [process for process in self.family if is_alive(process)]
-
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
-        """Waits for a condition to hold while the command runs."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert self.process.poll() is None, f"ended with {self.status}: {self.err}"
-            assert time.monotonic() < deadline, f"waited in vain: {self.err}"
-            self.look()
-            time.sleep(0.5)
-
-    def finish(self) -> "Command":
-        """Waits for the end, after which nothing of the family may be left."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"does not end: {self.err}"
-            self.look()
-            time.sleep(0.5)
-        self.must_be_gone()
-        return self
-
-    def must_be_gone(self) -> None:
-        deadline = time.monotonic() + GONE_S
-        while left := self.living():
-            assert time.monotonic() < deadline, left
-            time.sleep(0.05)
-
     def trial_processes(self) -> list[psutil.Process]:
         """Returns the processes that train: forked by a forkserver, itself a child of a Ray worker."""
-        self.look()
         return [process for process in self.living() if _is_forkserver(process) and _is_forkserver(process.parent())]
 
     def is_training(self) -> bool:
         return len(self.rows) >= 2 and bool(self.trial_processes())
-
-
-def is_alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def _is_forkserver(process: psutil.Process | None) -> bool:
@@ -155,47 +90,19 @@ def _is_forkserver(process: psutil.Process | None) -> bool:
     return False
 
 
-def environment(room: Path) -> dict[str, str]:
-    """The environment of a user who has set nothing for Ray."""
-    unset = ("RAY_", "TUNE_", "OMP_", "TOKENIZERS_", "PYTHON", "COVERAGE_", "PYTEST_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
-    return kept | {"HOME": str(room / "home")}
-
-
 @contextlib.contextmanager
-def running(room: Path, name: str, *arguments: str) -> Iterator[Command]:
-    """Runs `python -m` in `room`; whatever is left of it at the end is killed, by its pid."""
-    output = room / f"output of {name}"
-    output.mkdir()
-    with open(output / "out", "wb") as out, open(output / "err", "wb") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=room,
-            env=environment(room),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
-    command = Command(process, room / name, output)
-    try:
-        yield command
-    finally:
-        command.look()
-        for member in command.living():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+def running(room: Path, name: str, *arguments: str) -> Iterator[SweepCommand]:
+    """Runs `python -m` in a directory, as `commands.running` does."""
+    with commands.running(room, name, "-m", *arguments) as command:
+        yield SweepCommand(command.process, command.output, command.family)
 
 
-def sweeping(room: Path, name: str, *overrides: str) -> contextlib.AbstractContextManager[Command]:
+def sweeping(room: Path, name: str, *overrides: str) -> contextlib.AbstractContextManager[SweepCommand]:
     """Starts a sweep into `room / name`."""
     return running(room, name, "sweeps", "run", "sweep.yaml", *overrides, "--out", name)
 
 
-def sweep_config(command: Command) -> SweepConfig:
+def sweep_config(command: SweepCommand) -> SweepConfig:
     return build_config(SweepConfig, command.manifest.config, "manifest")
 
 
@@ -219,7 +126,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def weights_of(command: Command, trial_id: str) -> str:
+def weights_of(command: SweepCommand, trial_id: str) -> str:
     return sha256(command.directory / "trials" / trial_id / "model" / "model.safetensors")
 
 
@@ -232,28 +139,28 @@ def assert_only_own_lines(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def sweep(room: Path) -> Command:
+def sweep(room: Path) -> SweepCommand:
     with sweeping(room, "a first sweep") as command:
         return command.finish()
 
 
-def finals(command: Command) -> list[Row]:
+def finals(command: SweepCommand) -> list[Row]:
     return [row for row in command.rows if row["status"] != "running"]
 
 
-def test_a_sweep_ends_well_and_says_so(sweep: Command) -> None:
+def test_a_sweep_ends_well_and_says_so(sweep: SweepCommand) -> None:
     assert sweep.status == 0, sweep.err
     first, last = sweep.out.splitlines()
     assert first == "4 trials completed, 0 failed"
     assert last == f"Wrote manifest.json, records.jsonl and trials/ in {sweep.directory}"
 
 
-def test_nothing_but_own_lines_is_printed(sweep: Command) -> None:
+def test_nothing_but_own_lines_is_printed(sweep: SweepCommand) -> None:
     assert_only_own_lines(sweep.err)
     assert len(sweep.err.splitlines()) == 1 + len(sweep.rows)
 
 
-def test_the_records_have_a_row_for_each_epoch(sweep: Command) -> None:
+def test_the_records_have_a_row_for_each_epoch(sweep: SweepCommand) -> None:
     rows = sweep.rows
     by_trial = [[row for row in rows if row["trial_id"] == f"{number:05d}"] for number in range(4)]
     assert sum(map(len, by_trial)) == len(rows)
@@ -281,14 +188,14 @@ def _number(value: object) -> float:
     return value
 
 
-def test_the_configurations_are_what_the_searcher_asks_for(sweep: Command) -> None:
+def test_the_configurations_are_what_the_searcher_asks_for(sweep: SweepCommand) -> None:
     searcher = StudySearcher(parse_space(SWEEP["space"]), SearchConfig(num_trials=4))
     for number, row in enumerate(finals(sweep)):
         assert values_of(row) == searcher.suggest(str(number))[VALUES]
         searcher.on_trial_complete(str(number), row)
 
 
-def test_a_trials_cost_grows_and_its_parts_do_not_exceed_the_whole(sweep: Command) -> None:
+def test_a_trials_cost_grows_and_its_parts_do_not_exceed_the_whole(sweep: SweepCommand) -> None:
     parts = ("starting", "loading", "training", "evaluating", "checkpointing", "lost")
     for row in sweep.rows:
         assert sum(_number(row[f"cost.{part}_s"]) for part in parts) <= _number(row["cost.device_s"]) + 0.05
@@ -299,7 +206,7 @@ def test_a_trials_cost_grows_and_its_parts_do_not_exceed_the_whole(sweep: Comman
         assert row["cost.tokens"] == _number(first["cost.tokens"]) * _number(row["epochs_trained"])
 
 
-def test_the_manifest_says_what_was_run_and_on_what(sweep: Command, room: Path) -> None:
+def test_the_manifest_says_what_was_run_and_on_what(sweep: SweepCommand, room: Path) -> None:
     manifest = sweep.manifest
     assert (manifest.sweep_id, manifest.name, manifest.note) == ("a first sweep", "tiny", "")
     assert (manifest.metric, manifest.mode) == ("dev.f1", "max")
@@ -320,7 +227,7 @@ def test_the_manifest_says_what_was_run_and_on_what(sweep: Command, room: Path) 
     assert {"python", "ray", "optuna", "transformers"} < manifest.versions.keys()
 
 
-def test_the_models_learned_and_open_as_any_model_does(sweep: Command) -> None:
+def test_the_models_learned_and_open_as_any_model_does(sweep: SweepCommand) -> None:
     for row in finals(sweep):
         directory = sweep.directory / "trials" / str(row["trial_id"])
         model = AutoModelForQuestionAnswering.from_pretrained(directory / "model")
@@ -339,12 +246,12 @@ def test_the_models_learned_and_open_as_any_model_does(sweep: Command) -> None:
     assert best > sweep.manifest.baselines["untrained.f1"] + 10
 
 
-def test_the_token_of_the_own_ray_is_for_the_user_alone(sweep: Command, room: Path) -> None:
+def test_the_token_of_the_own_ray_is_for_the_user_alone(sweep: SweepCommand, room: Path) -> None:
     token = room / "home" / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
-def test_nothing_is_left_in_the_home_directory(sweep: Command, room: Path) -> None:
+def test_nothing_is_left_in_the_home_directory(sweep: SweepCommand, room: Path) -> None:
     assert [path.name for path in (room / "home").iterdir()] == [".ray"]
 
 
@@ -353,12 +260,12 @@ def test_nothing_is_left_in_the_home_directory(sweep: Command, room: Path) -> No
 
 @dataclass
 class Again:
-    sweep: Command
-    training: Command
+    sweep: SweepCommand
+    training: SweepCommand
 
 
 @pytest.fixture(scope="module")
-def again(sweep: Command, room: Path) -> Again:
+def again(sweep: SweepCommand, room: Path) -> Again:
     config = with_values(sweep_config(sweep).train, values_of(finals(sweep)[2]))
     (room / "alone.yaml").write_text(to_yaml(config))
     precision = f"train.precision={sweep.manifest.precision}"
@@ -369,7 +276,7 @@ def again(sweep: Command, room: Path) -> Again:
         return Again(two.finish(), alone.finish())
 
 
-def test_a_trial_in_a_reused_actor_is_bit_equal_to_a_training_alone(sweep: Command, again: Again) -> None:
+def test_a_trial_in_a_reused_actor_is_bit_equal_to_a_training_alone(sweep: SweepCommand, again: Again) -> None:
     assert again.training.status == 0, again.training.err
     own, alone = [row for row in sweep.rows if row["trial_id"] == "00002"], again.training.directory
     same = {"dev.f1": "f1", "dev.exact_match": "exact_match"}
@@ -393,7 +300,7 @@ def test_two_trials_run_at_once_on_a_core_each(again: Again) -> None:
     assert end_1 - held_1 < end_0
 
 
-def test_the_same_seed_gives_the_same_trials_whatever_runs_beside_them(sweep: Command, again: Again) -> None:
+def test_the_same_seed_gives_the_same_trials_whatever_runs_beside_them(sweep: SweepCommand, again: Again) -> None:
     for number in range(3):  # those that are sampled before there is anything to learn from
         trial_id = f"{number:05d}"
         rows = [without_cost(row) for row in sweep.rows if row["trial_id"] == trial_id]
@@ -422,7 +329,7 @@ def seed_of(space: Space, expected: list[Mapping[str, Any]]) -> int:
 
 
 @pytest.fixture(scope="module")
-def failing(room: Path) -> Command:
+def failing(room: Path) -> SweepCommand:
     """Four trials: its process is killed; its loss is NaN; its actor is killed; all is well."""
     good, bad = room / "model", room / "nan model"
     model = AutoModelForQuestionAnswering.from_pretrained(good)
@@ -448,11 +355,11 @@ def failing(room: Path) -> Command:
         return command.finish()
 
 
-def _reported(command: Command, trial_id: str) -> bool:
+def _reported(command: SweepCommand, trial_id: str) -> bool:
     return any(row["trial_id"] == trial_id for row in command.rows)
 
 
-def test_failed_trials_do_not_end_a_sweep(failing: Command) -> None:
+def test_failed_trials_do_not_end_a_sweep(failing: SweepCommand) -> None:
     assert failing.status == 1, failing.err
     assert [row["status"] for row in finals(failing)] == ["failed", "failed", "failed", "completed"]
     assert failing.out.splitlines()[0] == "1 trials completed, 3 failed"
@@ -460,7 +367,7 @@ def test_failed_trials_do_not_end_a_sweep(failing: Command) -> None:
     assert_only_own_lines("\n".join(own))
 
 
-def test_a_killed_trial_is_recorded_with_the_signal(failing: Command) -> None:
+def test_a_killed_trial_is_recorded_with_the_signal(failing: SweepCommand) -> None:
     row = finals(failing)[0]
     assert row["error.type"] == "TrialProcessDied"
     assert "killed by signal 9" in str(row["error.message"])
@@ -469,7 +376,7 @@ def test_a_killed_trial_is_recorded_with_the_signal(failing: Command) -> None:
     assert "budget_epochs" not in row
 
 
-def test_a_loss_that_is_not_finite_is_recorded_with_its_reason(failing: Command) -> None:
+def test_a_loss_that_is_not_finite_is_recorded_with_its_reason(failing: SweepCommand) -> None:
     row = finals(failing)[1]
     assert row["error.type"] == "QAError"
     assert re.match(r"step \d+ of \d+: the training loss is nan; lower optim\.learning_rate", str(row["error.message"]))
@@ -477,7 +384,7 @@ def test_a_loss_that_is_not_finite_is_recorded_with_its_reason(failing: Command)
     assert _number(row["cost.device_s"]) > 0
 
 
-def test_a_trial_whose_actor_is_killed_is_recorded(failing: Command) -> None:
+def test_a_trial_whose_actor_is_killed_is_recorded(failing: SweepCommand) -> None:
     row = finals(failing)[2]
     assert row["error.type"] == "RayActorError"
     assert _number(row["report"]) >= 1
@@ -488,8 +395,8 @@ def test_a_trial_whose_actor_is_killed_is_recorded(failing: Command) -> None:
 
 @dataclass
 class Running:
-    to_kill: Command
-    to_interrupt: Command
+    to_kill: SweepCommand
+    to_interrupt: SweepCommand
 
 
 @pytest.fixture(scope="module")
@@ -552,13 +459,13 @@ def test_ctrl_c_ends_all_and_records_what_ran(two_sweeps: Running) -> None:
 
 @dataclass
 class Refused:
-    used_directory: Command
-    too_many: Command
-    bad_data: Command
+    used_directory: SweepCommand
+    too_many: SweepCommand
+    bad_data: SweepCommand
 
 
 @pytest.fixture(scope="module")
-def refused(sweep: Command, room: Path) -> Refused:
+def refused(sweep: SweepCommand, room: Path) -> Refused:
     with (
         running(room, "used", "sweeps", "run", "sweep.yaml", "--out", str(sweep.directory)) as used,
         sweeping(room, "too many", "search.max_concurrent_trials=10000") as many,
@@ -567,7 +474,7 @@ def refused(sweep: Command, room: Path) -> Refused:
         return Refused(used.finish(), many.finish(), bad.finish())
 
 
-def assert_refused(command: Command, *named: str) -> None:
+def assert_refused(command: SweepCommand, *named: str) -> None:
     assert command.status == 2
     assert command.out == ""
     [line] = [line for line in command.err.splitlines() if not line.startswith("sweep tiny: ")]
@@ -576,14 +483,14 @@ def assert_refused(command: Command, *named: str) -> None:
         assert text in line
 
 
-def test_a_directory_in_use_is_refused_before_anything_starts(sweep: Command, refused: Refused) -> None:
+def test_a_directory_in_use_is_refused_before_anything_starts(sweep: SweepCommand, refused: Refused) -> None:
     command = refused.used_directory
     assert_refused(command, f"{sweep.directory}: exists and is not empty; give another --out")
     assert len(command.err.splitlines()) == 1
     assert not command.family
 
 
-def test_a_refused_sweep_changes_nothing_in_the_directory(sweep: Command, refused: Refused) -> None:
+def test_a_refused_sweep_changes_nothing_in_the_directory(sweep: SweepCommand, refused: Refused) -> None:
     assert {path.name for path in sweep.directory.iterdir()} == {"manifest.json", "records.jsonl", "study", "trials"}
     assert len(finals(sweep)) == 4
     assert sweep.manifest.sweep_id == "a first sweep"
