@@ -5,13 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qa_train.storage import read_json
-from sweeps.records import Row, read_records
+from sweeps.records import ENDED, TRIAL_CONFIG, TRIALS, Row, read_records
 from sweeps.space import Scalar
 from sweeps.trial import read_reports
-
-TRIALS, TRIAL_CONFIG = "trials", "config.json"
-ENDED = ("completed", "stopped_early", "failed")
-"""Status of a trial that is not gone on with."""
 
 
 @dataclass(frozen=True)

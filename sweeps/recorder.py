@@ -1,6 +1,5 @@
 """Turns what trials report into rows of the records and lines for the user; knows nothing of Ray."""
 
-import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +10,7 @@ from qa_train.config import with_values
 from sweeps.config import SweepConfig
 from sweeps.history import PastTrial
 from sweeps.journal import Journal
-from sweeps.records import Row, Value
+from sweeps.records import Row, Value, score
 
 Say = Callable[[str], None]
 
@@ -162,7 +161,8 @@ class Recorder:
             self.num_stopped += 1
         elif row["status"] == "completed":
             self.num_completed += 1
-            if self.best is None or self._score(row) > self._score(self.best):
+            ranking = self.config.search.metric, self.config.search.mode
+            if self.best is None or score(row, *ranking) > score(self.best, *ranking):
                 self.best = row
 
     def _tell_end(self, row: Row) -> None:
@@ -175,12 +175,6 @@ class Recorder:
         elif self.best:
             best = f"best so far: trial {self.best['trial_id']}, {_metric(self.best, self.config.search.metric)}"
             self.say(f"{name}: {_progress(row)}, finished ({best})")
-
-    def _score(self, row: Row) -> float:
-        value = row.get(self.config.search.metric)
-        if not isinstance(value, int | float):
-            return -math.inf
-        return -value if self.config.search.mode == "min" else float(value)
 
 
 def _number(value: Value) -> float:

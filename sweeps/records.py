@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +16,17 @@ from qa_train.storage import Pathlike, read_json, write_json
 
 MANIFEST = "manifest.json"
 RECORDS = "records.jsonl"
+TRIALS, TRIAL_CONFIG = "trials", "config.json"
+"""The directory of the trials' own directories, and the file in each that says what it trains."""
 
 Value: TypeAlias = str | int | float | bool | None
 Row: TypeAlias = dict[str, Value]
 """Column values by name."""
 
 Status: TypeAlias = Literal["running", "completed", "stopped_early", "failed", "interrupted"]
+
+ENDED = ("completed", "stopped_early", "failed")
+"""Status of a trial that is not gone on with."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,20 @@ class Manifest:
     commit: str | None = None
     prices: dict[str, Any] = field(default_factory=dict)
     resumed: list[str] = field(default_factory=list)
+
+
+def score(row: Row, metric: str, mode: str) -> float:
+    """Returns a row's value such that larger is better; minus infinity where it has none.
+
+    Args:
+        row: Of the records.
+        metric: The column that ranks, such as `dev.f1`.
+        mode: `max` or `min`.
+    """
+    value = row.get(metric)
+    if not isinstance(value, int | float) or math.isnan(value):
+        return -math.inf
+    return -value if mode == "min" else float(value)
 
 
 def write_manifest(directory: Pathlike, manifest: Manifest) -> None:

@@ -4,7 +4,6 @@ Weights and checkpoints are all that is large of a trial. Scores, predictions, c
 `python -m sweeps export` trains a model that was not kept again.
 """
 
-import math
 import re
 import shutil
 from bisect import insort
@@ -12,9 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qa_train.errors import SweepError
-from sweeps.records import Row
+from sweeps.records import ENDED, TRIALS, Row, score
 
-_ENDED = ("completed", "stopped_early", "failed")
 _TRIAL_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -34,21 +32,7 @@ def model_dir(directory: Path, trial_id: str) -> Path:
 def _trial_dir(directory: Path, trial_id: str) -> Path:
     if not _TRIAL_ID.fullmatch(trial_id):
         raise SweepError(f"{directory}: expected a trial id of letters, digits, _ and -, found {trial_id!r}")
-    return directory / "trials" / trial_id
-
-
-def score(row: Row, metric: str, mode: str) -> float:
-    """Returns a row's value such that larger is better; minus infinity where it has none.
-
-    Args:
-        row: Of the records.
-        metric: The column that ranks, such as `dev.f1`.
-        mode: `max` or `min`.
-    """
-    value = row.get(metric)
-    if not isinstance(value, int | float) or math.isnan(value):
-        return -math.inf
-    return -float(value) if mode == "min" else float(value)
+    return directory / TRIALS / trial_id
 
 
 def best_model(rows: Iterable[Row], metric: str, mode: str) -> Row | None:
@@ -85,7 +69,7 @@ class BestModels:
         trial_id = str(row["trial_id"])
         if row.get("budget_epochs") is not None:
             self._finished[trial_id] = score(row, self._metric, self._mode)
-        if row.get("status") not in _ENDED:
+        if row.get("status") not in ENDED:
             return []
         if trial_id not in self._finished:
             return [trial_id]
@@ -158,7 +142,7 @@ class Retention:
         """Takes note of a row, once it is written."""
         try:
             remove_models(self._directory, self._best.add(row))
-            if row.get("status") in _ENDED:
+            if row.get("status") in ENDED:
                 # A stopped trial's process may still be writing there; what it leaves, the next driver removes.
                 shutil.rmtree(_trial_dir(self._directory, str(row["trial_id"])) / "checkpoints", ignore_errors=True)
         except SweepError as error:

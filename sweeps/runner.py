@@ -25,7 +25,7 @@ from qa_train.storage import unused_dir
 from sweeps.attempts import held_times
 from sweeps.config import SweepConfig
 from sweeps.extension import refuse_changes, refuse_other_data
-from sweeps.history import TRIALS, PastTrial, read_history
+from sweeps.history import PastTrial, read_history
 from sweeps.journal import Journal
 from sweeps.lock import LOCAL_LOCK, locked
 from sweeps.mirror import StudyMirror
@@ -33,7 +33,7 @@ from sweeps.placement import Placement, needs_ray_train, place
 from sweeps.pricing import check_max_usd
 from sweeps.probe import Probe, probe
 from sweeps.recorder import Recorder, Say
-from sweeps.records import MANIFEST, Manifest, Row, read_manifest, read_records, write_manifest
+from sweeps.records import MANIFEST, TRIALS, Manifest, Row, read_manifest, read_records, write_manifest
 from sweeps.retention import Retention
 from sweeps.search import StudySearcher, distribution
 from sweeps.stopping import Stopping

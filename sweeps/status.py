@@ -14,7 +14,7 @@ from qa_train.errors import DataError
 from qa_train.storage import read_json
 from sweeps.lock import DEAD_AFTER_S, LOCK
 from sweeps.pricing import parse_prices, usd
-from sweeps.records import MANIFEST, RECORDS, Manifest, Row, read_manifest, read_records
+from sweeps.records import MANIFEST, RECORDS, TRIAL_CONFIG, TRIALS, Manifest, Row, read_manifest, read_records
 from sweeps.retention import best_model
 
 _STATUSES = ("completed", "stopped_early", "failed", "interrupted", "running")
@@ -179,7 +179,7 @@ def _is_process(pid: int) -> bool:
 
 def _open_trials(directory: Path, last: Mapping[str, Row], now: float) -> Iterator[OpenTrial]:
     """Yields the trials that have not ended; one started (again) that did not report yet is known by its file."""
-    started = {path.parent.name: path.stat().st_mtime for path in (directory / "trials").glob("*/config.json")}
+    started = {path.parent.name: path.stat().st_mtime for path in (directory / TRIALS).glob(f"*/{TRIAL_CONFIG}")}
     for trial_id in sorted({*last, *started}):
         row = last.get(trial_id, {"status": "running"})
         reported_at, started_at = _number(row.get("time")), started.get(trial_id, 0.0)

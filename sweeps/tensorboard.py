@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
 
-from sweeps.records import Row
+from sweeps.records import TRIALS, Row
 
 SCALARS = ("dev.f1", "dev.exact_match", "train_loss", "eval_loss", "learning_rate")
 
@@ -38,7 +38,7 @@ class CurveFiles:
         if self._is_broken or not values or not isinstance(epochs, int):
             return
         trial_id = str(row["trial_id"])
-        path = self._directory / "trials" / trial_id / "tensorboard" / f"events.out.tfevents.{trial_id}"
+        path = self._directory / TRIALS / trial_id / "tensorboard" / f"events.out.tfevents.{trial_id}"
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from ray import tune
 from qa_train.config import TrainConfig, build_config, with_values
 from qa_train.storage import write_json
 from sweeps.attempts import Attempt
-from sweeps.history import TRIAL_CONFIG, TRIALS
+from sweeps.records import TRIAL_CONFIG, TRIALS
 from sweeps.search import TRIAL_ID, VALUES
 from sweeps.trial import CHECKPOINTS, RETRYABLE, Message, TrialJob, TrialProcess, checkpointed_s, read_reports
 from sweeps.trial_workers import TrialWorkers
