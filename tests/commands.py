@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -121,6 +122,8 @@ def running(room: Path, name: str, *arguments: str, **more: str) -> Iterator[Com
             stdout=out,
             stderr=err,
             start_new_session=True,
+            # Tests that a script starts in the background ignore Ctrl-C, and so would all that they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     command = Command(process, output)
     try:
