@@ -17,7 +17,7 @@ demo: $(VENV)/ready
 		--context-file qa_train/demo_data/passage.txt --question "From what distance can sailors see the beam?"
 
 test: $(VENV)/ready-dev
-	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/ready-dev
 	$(PY) -m ruff check .

@@ -20,7 +20,7 @@ scale: {use_gpu: false, launcher: local, cpus_per_worker: 1}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the files that take longest, those with a real Ray: two processes (`-n 2`) then end together."""
+    """Starts with the files that take longest, those with a real Ray: several processes (`-n 3`) then end together."""
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: item.path not in with_ray)
 
