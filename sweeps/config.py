@@ -10,7 +10,10 @@ from qa_train.config import TrainConfig, with_values
 from qa_train.config_schema import Config, CrossCheckError, shown
 from qa_train.errors import ConfigError
 from sweeps.pricing import FORM, Prices, parse_prices
+from sweeps.search_config import SEEDS, SearchConfig, Seeds, num_configurations, plain, repeated, search_problems
 from sweeps.space import Choice, Scalar, Space, parse_space
+
+__all__ = ["FinalistsConfig", "KeepConfig", "SearchConfig", "StopConfig", "SweepConfig"]
 
 # As in a file: a field whose default is a mapping takes overrides such as `space.num_epochs={int: [1, 3]}`.
 DEFAULT_SPACE: Any = {
@@ -23,44 +26,13 @@ _NAME: dict[str, Any] = {"expected": "letters, digits and . _ - (not first)"}
 _SPACE: dict[str, Any] = {
     "expected": "fields of train, each with {int|uniform|loguniform: [lo, hi]} or {choice: [a, b]}"
 }
-_SEEDS: dict[str, Any] = {"expected": "a list of one integer from 0 to 4294967295"}
-_ENQUEUE: dict[str, Any] = {"expected": "a list of points, each with a value for every field of space"}
 _RUNGS: dict[str, Any] = {"expected": "a list of ascending fractions, each > 0 and < 1"}
 _PRICES: dict[str, Any] = {"expected": f"a mapping from kinds of device to {FORM}"}
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SpaceField = Annotated[InstanceOf[Space], BeforeValidator(parse_space), PlainSerializer(Space.to_plain)]
 PricesField = Annotated[InstanceOf[Prices], BeforeValidator(parse_prices), PlainSerializer(Prices.to_plain)]
-
-
-class SearchConfig(Config):
-    """How configurations are sampled and compared."""
-
-    searcher: Literal["tpe", "random"] = Field(default="tpe", description="how the space is sampled")
-    num_trials: int = Field(default=20, ge=1, le=100_000, description="configurations to sample")
-    max_concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default="auto", description="trials that run at once; auto: as many as fit"
-    )
-    metric: Literal["dev.f1", "dev.exact_match", "eval_loss"] = Field(
-        default="dev.f1", description="what trials are ranked by"
-    )
-    mode: Literal["max", "min"] = Field(default="max", description="min goes with eval_loss, max with the rest")
-    seed: Seed = Field(default=0, description="of the sampling")
-    enqueue: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = Field(
-        default=(), description="tried first", json_schema_extra=_ENQUEUE
-    )
-    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1)] = Field(
-        default=(0,), description="the trials' train.seed", json_schema_extra=_SEEDS
-    )
-
-    @model_validator(mode="after")
-    def _mode_fits_metric(self) -> Self:
-        better = "min" if self.metric == "eval_loss" else "max"
-        if self.mode != better:
-            raise CrossCheckError({"mode": f"expected {better} for metric {self.metric}, found {self.mode}"})
-        return self
 
 
 class StopConfig(Config):
@@ -90,16 +62,12 @@ class StopConfig(Config):
             default, found = StopConfig.model_fields[key].default, getattr(self, key)
             if found != default:
                 unused = f"the default, with trial_scheduler {self.trial_scheduler}, which does not use it"
-                problems[key] = f"expected {_plain(default)}, {unused}; found {_plain(found)}"
+                problems[key] = f"expected {plain(default)}, {unused}; found {plain(found)}"
         if list(self.rungs) != sorted({*self.rungs}):
-            problems["rungs"] = f"expected each rung above the one before, found {_plain(self.rungs)}"
+            problems["rungs"] = f"expected each rung above the one before, found {plain(self.rungs)}"
         if problems:
             raise CrossCheckError(problems)
         return self
-
-
-def _plain(value: object) -> str:
-    return shown(list(value) if isinstance(value, tuple) else value)
 
 
 class KeepConfig(Config):
@@ -108,6 +76,19 @@ class KeepConfig(Config):
     models: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=3, description="best models of the sweep; null: all; `sweeps export` trains others again"
     )
+
+
+class FinalistsConfig(Config):
+    """What is trained again after the search, with several seeds, and scored on the test sets."""
+
+    top: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="so many best configurations; 0: none")
+    seeds: Seeds = Field(default=(0, 1, 2), description="train.seed of their trials", json_schema_extra=SEEDS)
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if problem := repeated(self.seeds):
+            raise CrossCheckError({"seeds": problem})
+        return self
 
 
 class SweepConfig(Config):
@@ -129,6 +110,12 @@ class SweepConfig(Config):
     )
     search: SearchConfig = Field(default=SearchConfig(), description="how configurations are sampled and compared")
     stop: StopConfig = Field(default=StopConfig(), description="what ends trials or the sweep early")
+    finalists: FinalistsConfig = Field(
+        default=FinalistsConfig(), description="the best, trained with several seeds after the search"
+    )
+    evaluate_tests: Literal["finalists", "all"] = Field(
+        default="finalists", description="whose models are scored on train.data.test; they never select"
+    )
     keep: KeepConfig = Field(default=KeepConfig(), description="what is kept of ended trials")
     prices: PricesField = Field(default=NO_PRICES, description="dollars per device-hour", json_schema_extra=_PRICES)
 
@@ -145,28 +132,33 @@ class SweepConfig(Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         problems = {f"space.{key}": text for key, text in _misfits(self.train, self.space)}
-        if not self.space.dimensions and self.search.num_trials > 1:
-            text = f"expected 1 with an empty space (all trials would be alike), found {self.search.num_trials}"
-            problems["search.num_trials"] = text
-        for number, point in enumerate(self.search.enqueue):
-            if not self.space.contains(point):
-                fields = ", ".join(self.space.dimensions)
-                text = f"expected a value within space for each of {fields}, found {point}"
-                problems[f"search.enqueue.{number}"] = text
-        if len(self.search.enqueue) > self.search.num_trials:
-            problems["search.num_trials"] = f"expected at least the {len(self.search.enqueue)} points of search.enqueue"
+        problems |= search_problems(self.search, self.space)
         if self.stop.max_usd is not None and not self.prices.by_device:
             text = "expected null without prices; add prices.<kind of device>, or use max_device_hours"
             problems["stop.max_usd"] = f"{text}, found {shown(self.stop.max_usd)}"
         if self.stop.trial_scheduler != "none" and "optim.schedule" in self.space.dimensions:
             text = "expected none where space has optim.schedule: before their ends such trials cannot be compared"
             problems["stop.trial_scheduler"] = f"{text}, found {self.stop.trial_scheduler}"
+        if self.stop.trial_scheduler != "none" and self.search.cost_metric:
+            text = "expected none with search.cost_metric: a cheap trial is no worse than a good one"
+            problems["stop.trial_scheduler"] = f"{text}, found {self.stop.trial_scheduler}"
         if self.train.seed not in self.search.seeds:
-            text = f"expected {self.search.seeds[0]} as in search.seeds, found {self.train.seed}; set both alike"
-            problems["train.seed"] = text
+            text = f"expected one of search.seeds, {', '.join(map(str, self.search.seeds))}, found {self.train.seed}"
+            problems["train.seed"] = f"{text}; set both alike"
         if problems:
             raise CrossCheckError(problems)
         return self
+
+    @property
+    def num_trials(self) -> int:
+        """How many configurations are sampled."""
+        return num_configurations(self.search, self.space)
+
+    @property
+    def num_trainings(self) -> int:
+        """How many models are trained at most: one for each configuration and seed, finalists too."""
+        num_finalists = min(self.finalists.top, self.num_trials) * len(self.finalists.seeds)
+        return self.num_trials * len(self.search.seeds) + num_finalists
 
 
 def _misfits(train: TrainConfig, space: Space) -> Iterator[tuple[str, str]]:

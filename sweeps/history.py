@@ -1,12 +1,13 @@
 """What became of a sweep's trials so far, read from its records and from what the trials themselves wrote."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qa_train.storage import read_json
-from sweeps.records import ENDED, TRIAL_CONFIG, TRIALS, Row, read_records
+from sweeps.records import ENDED, TRIAL_CONFIG, TRIALS, Row, TrialName, read_records
 from sweeps.space import Scalar
+from sweeps.stopping import Stopping
 from sweeps.trial import read_reports
 
 
@@ -19,17 +20,19 @@ class PastTrial:
         values: What the searcher chose, by dotted name.
         recorded: Its rows, in their order.
         unrecorded: What it reported and the driver did not live to record.
+        seed: Its `train.seed`; None if it is not known.
     """
 
     trial_id: str
     values: dict[str, Scalar]
     recorded: tuple[Row, ...] = ()
     unrecorded: tuple[Row, ...] = ()
+    seed: int | None = None
 
     @property
-    def number(self) -> int:
-        """The trial's number in the sweep, from 0."""
-        return int(self.trial_id)
+    def name(self) -> TrialName:
+        """What its id says."""
+        return TrialName.parse(self.trial_id)
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -61,13 +64,45 @@ def read_history(directory: Path) -> list[PastTrial]:
 
 
 def _past_trial(trial_id: str, place: Path | None, rows: list[Row]) -> PastTrial:
-    values = _values_of(rows) if place is None else read_json(place / TRIAL_CONFIG)["values"]
+    own = read_json(place / TRIAL_CONFIG) if place else None
+    values = own["values"] if own else _values_of(rows)
+    seed = own.get("train", {}).get("seed") if own else rows[0].get("seed")
+    seed = seed if isinstance(seed, int) else None
     recorded = {row.get("epochs_trained") for row in rows}
     unrecorded: list[Row] = []
     if place is not None and not (rows and rows[-1].get("status") in ENDED):
         unrecorded = [row for row in read_reports(place) if row["epochs_trained"] not in recorded]
-    return PastTrial(trial_id, values, tuple(rows), tuple(unrecorded))
+    return PastTrial(trial_id, values, tuple(rows), tuple(unrecorded), seed)
 
 
 def _values_of(rows: Sequence[Row]) -> dict[str, Scalar]:
     return {key.removeprefix("config."): value for key, value in rows[0].items() if key.startswith("config.")}
+
+
+def end_stopped(past: Iterable[PastTrial], stopping: Stopping, metric: str, num_epochs: int) -> list[PastTrial]:
+    """Ends the trials that the trial scheduler has stopped, or would have, had their driver lived to hear of it.
+
+    Args:
+        past: In the order in which their reports are taken note of.
+        stopping: Knows the rows that were recorded.
+        metric: The column that is compared.
+        num_epochs: Of trials of a sweep that does not search them.
+
+    Returns:
+        The same trials; the unrecorded rows of one that is stopped end where it is, with `stopped_early`.
+    """
+    return [trial if trial.has_ended else _end_if_stopped(trial, stopping, metric, num_epochs) for trial in past]
+
+
+def _end_if_stopped(trial: PastTrial, stopping: Stopping, metric: str, num_epochs: int) -> PastTrial:
+    stopped: Row = {"status": "stopped_early"}
+    if stopping.has_stopped(trial.trial_id):
+        return replace(trial, unrecorded=(stopped,))
+    budget = trial.values.get("num_epochs", num_epochs)
+    for count, row in enumerate(trial.unrecorded):
+        epochs = row.get("epochs_trained")
+        if row.get("status") != "running" or not (isinstance(budget, int) and isinstance(epochs, int)):
+            continue
+        if stopping.decide(trial.trial_id, budget, epochs, row.get(metric)):
+            return replace(trial, unrecorded=(*trial.unrecorded[:count], row | stopped))
+    return trial

@@ -45,6 +45,7 @@ class StudyMirror:
         distributions: Mapping[str, BaseDistribution],
         say: Callable[[str], None],
         rows: Iterable[Row] = (),
+        cost_metric: str | None = None,
     ) -> None:
         """Starts a new study in place of an older one.
 
@@ -56,9 +57,11 @@ class StudyMirror:
             distributions: Of the searched values, by dotted name.
             say: Called with a warning.
             rows: The records so far. Trials that have not ended, the interrupted ones too, are shown as running.
+            cost_metric: The column that is minimized too; None if there is one objective.
         """
         self._path = directory / STUDY / JOURNAL
-        self._metric, self._distributions, self._say = metric, dict(distributions), say
+        self._metric, self._cost_metric = metric, cost_metric
+        self._distributions, self._say = dict(distributions), say
         self._storage: JournalStorage | None = None
         self._study = -1
         self._running: dict[str, int] = {}
@@ -66,7 +69,8 @@ class StudyMirror:
         with self._harmless():
             self._storage = self._new_storage()
             direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
-            self._study = self._storage.create_new_study([direction], name)
+            directions = [direction, StudyDirection.MINIMIZE] if cost_metric else [direction]
+            self._study = self._storage.create_new_study(directions, name)
             for trial_id, own in _by_trial(rows).items():
                 self._copy(self._storage, trial_id, own)
 
@@ -110,19 +114,18 @@ class StudyMirror:
             if status in _STATES:
                 for name, attribute in _attributes(row).items():
                     self._storage.set_trial_user_attr(trial, name, attribute)
-                state, final = _end(row, value)
-                self._storage.set_trial_state_values(trial, state, None if final is None else [final])
+                self._storage.set_trial_state_values(trial, *self._end(row))
                 del self._running[str(row["trial_id"])]
 
     def _copy(self, storage: JournalStorage, trial_id: str, rows: list[Row]) -> None:
         """Writes a trial with all that it reported at once, at the times at which it did."""
         first, last = rows[0], rows[-1]
         has_ended = last.get("status") in _STATES and last.get("status") != "interrupted"
-        state, final = _end(last, self._value(last)) if has_ended else (TrialState.RUNNING, None)
+        state, finals = self._end(last) if has_ended else (TrialState.RUNNING, None)
         values = {key: value for key in self._distributions if (value := first.get(f"config.{key}")) is not None}
         told = [(row.get("epochs_trained"), self._value(row)) for row in rows]
         reports = {epochs: value for epochs, value in told if isinstance(epochs, int) and value is not None}
-        trial = self._frozen(trial_id, values, state, value=final, intermediate_values=reports)
+        trial = self._frozen(trial_id, values, state, values=finals, intermediate_values=reports)
         trial.user_attrs = {**trial.user_attrs, **(_attributes(last) if has_ended else {})}
         trial.datetime_start = _time(first, -_seconds(first))
         trial.datetime_complete = _time(last) if has_ended else None
@@ -130,16 +133,29 @@ class StudyMirror:
         if not has_ended:
             self._running[trial_id] = number
 
-    def _frozen(self, trial_id: str, values: Mapping[str, Value], state: TrialState, **more: Any) -> FrozenTrial:
+    def _frozen(self, trial_id: str, searched: Mapping[str, Value], state: TrialState, **more: Any) -> FrozenTrial:
         """Returns a trial; values from a space that the sweep had before are left out, as Optuna would refuse them."""
-        known = {key: item for key, item in self._distributions.items() if _holds(item, values.get(key))}
-        params = {key: values[key] for key in known}
+        known = {key: item for key, item in self._distributions.items() if _holds(item, searched.get(key))}
+        params = {key: searched[key] for key in known}
         attributes = {"trial_id": trial_id}
         return create_trial(state=state, params=params, distributions=known, user_attrs=attributes, **more)
 
     def _value(self, row: Row) -> float | None:
-        value = row.get(self._metric)
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        return _finite(row.get(self._metric))
+
+    def _end(self, row: Row) -> tuple[TrialState, list[float] | None]:
+        """Returns the state and values of a trial whose last row this is; a model without a score counts as failed."""
+        state, score = _STATES[str(row["status"])], self._value(row)
+        values = [score, _finite(row.get(self._cost_metric))] if self._cost_metric else [score]
+        known = [value for value in values if value is not None]
+        is_whole = len(known) == len(values)
+        if state == TrialState.COMPLETE and not (is_whole and row.get("budget_epochs") is not None):
+            return TrialState.FAIL, None
+        return state, known if is_whole and state != TrialState.FAIL else None
+
+
+def _finite(value: Value) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _holds(distribution: BaseDistribution, value: Value) -> bool:
@@ -153,14 +169,6 @@ def _by_trial(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         trials.setdefault(str(row["trial_id"]), []).append(row)
     return trials
-
-
-def _end(row: Row, value: float | None) -> tuple[TrialState, float | None]:
-    """Returns the state and value of a trial whose last row this is; a model without a score counts as failed."""
-    state = _STATES[str(row["status"])]
-    if state == TrialState.COMPLETE and (value is None or row.get("budget_epochs") is None):
-        return TrialState.FAIL, None
-    return state, None if state == TrialState.FAIL else value
 
 
 def _attributes(row: Row) -> Row:

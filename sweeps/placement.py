@@ -80,7 +80,7 @@ def place(config: SweepConfig, num_cpus: int, num_gpus: int) -> Placement:
         raise ConfigError([_too_much(scale, cpus, gpus, concurrent, fits, num_cpus, num_gpus)], "configuration")
     wanted = fits if asked == "auto" else concurrent
     launcher: Literal["local", "ray_train"] = "ray_train" if needs_ray_train(config) else "local"
-    return Placement(scale.num_workers, cpus, gpus, min(wanted, config.search.num_trials), launcher)
+    return Placement(scale.num_workers, cpus, gpus, min(wanted, config.num_trainings), launcher)
 
 
 def _cpus_per_worker(scale: ScaleConfig, concurrent: int, num_cpus: int, num_gpus: int) -> int:

@@ -38,7 +38,7 @@ class Plan:
     """What a sweep will take if no trial is stopped and none fails.
 
     Attributes:
-        num_trials: Configurations that will be trained.
+        num_trials: Models that will be trained: one for each configuration and seed, finalists too.
         placement: What each of them gets and how many run at once.
         expected: With `num_epochs` sampled at random; TPE soon prefers some.
         largest: With as many epochs as the space allows.
@@ -67,7 +67,7 @@ def plan_sweep(config: SweepConfig, like: Path | None = None) -> Plan:
         ConfigError: If it can never be scheduled; before anything is measured.
         QAError: If data or model cannot be used, or `like` tells no speed.
     """
-    num_cpus, num_gpus = _resources()
+    num_cpus, num_gpus = resources()
     placement = place(config, num_cpus, num_gpus)
     if like:
         measured = speed_of(like, config)
@@ -78,13 +78,14 @@ def plan_sweep(config: SweepConfig, like: Path | None = None) -> Plan:
     return make_plan(config, num_cpus, num_gpus, measured, shutil.disk_usage(Path.cwd()).free)
 
 
-def _resources() -> tuple[int, int]:
+def resources() -> tuple[int, int]:
     """Returns the CPU cores and GPUs that there are for trials."""
     if os.environ.get("RAY_ADDRESS"):
-        from qa_train.ray_session import ray_session, resources
+        from qa_train.ray_session import ray_session
+        from qa_train.ray_session import resources as ray_resources
 
         with contextlib.redirect_stdout(sys.stderr), ray_session():
-            return resources()
+            return ray_resources()
     import torch
 
     from qa_train.resources import num_cpus
@@ -117,7 +118,7 @@ def make_plan(
     model_bytes = measured.model_bytes if measured else None
     disk = peak_disk_bytes(num_models_kept(config), placement.max_concurrent_trials, model_bytes)
     return Plan(
-        num_trials=config.search.num_trials,
+        num_trials=config.num_trainings,
         placement=placement,
         expected=expected,
         largest=_estimate(largest_epochs(config), config, placement, measured),
@@ -133,20 +134,24 @@ def make_plan(
 
 
 def expected_epochs(config: SweepConfig) -> float:
-    """Returns how many epochs all trials together train, points of `search.enqueue` exactly, others on average."""
-    return math.fsum(num_epochs * size for num_epochs, size in group_sizes(config).items())
+    """Returns how many epochs all trials together train, given points exactly, others as expected."""
+    searched = math.fsum(num_epochs * size for num_epochs, size in group_sizes(config).items())
+    num_searched = config.num_trials * len(config.search.seeds)
+    num_finalists = config.num_trainings - num_searched
+    return searched * len(config.search.seeds) + num_finalists * searched / config.num_trials
 
 
 def largest_epochs(config: SweepConfig) -> int:
-    """Returns the same if all that is sampled trains for as many epochs as the space allows."""
+    """Returns the same if all that is sampled, and all finalists, train for as many epochs as the space allows."""
     points = (point.get("num_epochs", config.train.num_epochs) for point in config.search.enqueue)
     enqueued = [num_epochs for num_epochs in points if isinstance(num_epochs, int)]
-    return sum(enqueued) + (config.search.num_trials - len(enqueued)) * max(group_sizes(config))
+    num_seeds, most = len(config.search.seeds), max(group_sizes(config))
+    return sum(enqueued) * num_seeds + (config.num_trainings - len(enqueued) * num_seeds) * most
 
 
 def num_models_kept(config: SweepConfig) -> int:
     """Returns how many models the sweep leaves on disk."""
-    return min(config.search.num_trials, config.keep.models or config.search.num_trials)
+    return min(config.num_trainings, config.keep.models or config.num_trainings)
 
 
 def peak_disk_bytes(num_models: int, num_at_once: int, model_bytes: int | None) -> int | None:
@@ -163,7 +168,7 @@ def peak_disk_bytes(num_models: int, num_at_once: int, model_bytes: int | None) 
 def _estimate(epochs: float, config: SweepConfig, placement: Placement, measured: Measured | None) -> Estimate:
     if measured is None:
         return Estimate(epochs)
-    num_trials = config.search.num_trials
+    num_trials = config.num_trainings
     trial_s = measured.start_s + epochs / num_trials * measured.epoch_s
     num_waves = -(-num_trials // placement.max_concurrent_trials)
     device_s = num_trials * trial_s * placement.num_devices
@@ -217,7 +222,7 @@ def format_plan(plan: Plan, config: SweepConfig) -> str:
     placement, measured = plan.placement, plan.measured
     at_once = "one at a time" if placement.max_concurrent_trials == 1 else f"{placement.max_concurrent_trials} at once"
     lines = {
-        "trials": f"{plan.num_trials}, {at_once}, each on {_devices(placement, measured)}",
+        "trials": f"{plan.num_trials}{_parts(config)}, {at_once}, each on {_devices(placement, measured)}",
         "expected": _format_estimate(plan.expected),
         "at most": _format_estimate(plan.largest),
     }
@@ -234,6 +239,17 @@ def format_plan(plan: Plan, config: SweepConfig) -> str:
             else f"none of {measured.device} is given, see the key prices",
         }
     return "\n".join(f"{name + ':':10}{text}" for name, text in lines.items())
+
+
+def _parts(config: SweepConfig) -> str:
+    """Returns what the trials are, where that is not plain."""
+    num_seeds, num_finalists = (
+        len(config.search.seeds),
+        config.num_trainings - config.num_trials * len(config.search.seeds),
+    )
+    parts = [f"{config.num_trials} configurations" + (f" x {num_seeds} seeds" if num_seeds > 1 else "")]
+    parts += [f"{num_finalists} finalists"] if num_finalists else []
+    return f" ({' + '.join(parts)})" if num_seeds > 1 or num_finalists else ""
 
 
 def _devices(placement: Placement, measured: Measured | None) -> str:

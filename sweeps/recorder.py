@@ -10,7 +10,7 @@ from qa_train.config import with_values
 from sweeps.config import SweepConfig
 from sweeps.history import PastTrial
 from sweeps.journal import Journal
-from sweeps.records import Row, Value, score
+from sweeps.records import Row, TrialName, Value, score
 
 Say = Callable[[str], None]
 
@@ -32,6 +32,8 @@ class _OpenTrial:
     def count(self, row: Row) -> None:
         """Takes note of one of its rows."""
         self.num_rows += 1
+        if "reused_from" in row:
+            return
         self.device_s = _number(row.get("cost.device_s")) or self.device_s
         self.attempt = int(_number(row.get("attempt")))
         if isinstance(epoch := row.get("epochs_trained"), int):
@@ -48,6 +50,7 @@ class Recorder:
         say: Where lines go.
         device_time: Returns the device-seconds that a trial held so far, by its id; asked of one that cannot report any
             more. None if that is not known.
+        identify: Returns a trial's identity by its searched values and seed, for its rows; None leaves it out.
         observers: Called with each row once it is written.
         num_completed: Trials with a finished model so far.
         num_stopped: Trials that were stopped early so far.
@@ -59,6 +62,7 @@ class Recorder:
     journal: Journal
     say: Say
     device_time: Callable[[str], float | None] = lambda trial_id: None
+    identify: Callable[[Mapping[str, Value], int], str | None] = lambda values, seed: None
     observers: list[Callable[[Row], None]] = field(default_factory=list)
     num_completed: int = 0
     num_stopped: int = 0
@@ -83,7 +87,7 @@ class Recorder:
     def resume(self, past: Iterable[PastTrial]) -> None:
         """Takes over the trials of earlier runs; writes the rows that they left and that no driver recorded."""
         for trial in past:
-            found = self._new(trial.trial_id, trial.values)
+            found = self._new(trial.trial_id, trial.values, trial.seed)
             for row in trial.recorded:
                 found.count(row)
             last = trial.recorded[-1] if trial.recorded else None
@@ -94,11 +98,17 @@ class Recorder:
             else:
                 self._interrupted[trial.trial_id] = found
 
-    def started(self, trial_id: str, values: Mapping[str, Value]) -> None:
-        """Notes that a trial runs, with the searched `values` by dotted name; again, if its actor died."""
+    def started(self, trial_id: str, values: Mapping[str, Value], seed: int | None = None) -> None:
+        """Notes that a trial runs; again, if its actor died.
+
+        Args:
+            trial_id: Of the sweep.
+            values: Those searched, by dotted name.
+            seed: Its `train.seed`; by default the sweep's.
+        """
         if trial_id not in self._running:
-            interrupted = trial_id in self._interrupted
-            self._running[trial_id] = self._interrupted.pop(trial_id) if interrupted else self._new(trial_id, values)
+            interrupted = self._interrupted.pop(trial_id, None)
+            self._running[trial_id] = interrupted or self._new(trial_id, values, seed)
 
     def reported(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Writes the row of a report; what is no column of a record is left out.
@@ -118,6 +128,25 @@ class Recorder:
         else:
             self.say(f"trial {trial_id}: {_progress(row)}")
 
+    def answered(self, trial_id: str, values: Mapping[str, Value], seed: int, row: Row, source: str) -> Row:
+        """Writes the row of a trial that need not run, for another one has trained the same.
+
+        Args:
+            trial_id: Of the sweep.
+            values: Those searched, by dotted name.
+            seed: Its `train.seed`.
+            row: Of the other trial's finished model. What that cost is not counted again.
+            source: `<sweep id>/<trial id>` of the other trial.
+
+        Returns:
+            The row as it was written.
+        """
+        trial = self._new(trial_id, values, seed)
+        written = self._append(trial, self._columns(row) | {"reused_from": source})
+        self._end(trial_id, trial, written)
+        self.say(f"trial {trial_id}: {_metric(written, self.config.search.metric)}, as trained by {source}")
+        return written
+
     def failed(self, trial_id: str, error_type: str, message: str) -> None:
         """Writes the row of a trial that could not report its own end; does nothing for one that has ended."""
         if trial_id in self._running:
@@ -131,10 +160,14 @@ class Recorder:
         self._interrupted |= self._running
         self._running = {}
 
-    def _new(self, trial_id: str, values: Mapping[str, Value]) -> _OpenTrial:
-        train = with_values(self.config.train, values)
+    def _new(self, trial_id: str, values: Mapping[str, Value], seed: int | None) -> _OpenTrial:
+        train = with_values(self.config.train, values if seed is None else {**values, "seed": seed})
         searched = {f"config.{key}": value for key, value in values.items()}
         common: Row = {"trial_id": trial_id, "seed": train.seed}
+        if identity := self.identify(values, train.seed):
+            common["identity"] = identity
+        if TrialName.parse(trial_id).is_final:
+            common["final"] = True
         return _OpenTrial({**common, **searched, "config.num_epochs": train.num_epochs})
 
     def _columns(self, result: Mapping[str, Any]) -> Row:

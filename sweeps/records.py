@@ -6,6 +6,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ class Manifest:
         versions: Library versions by name.
         commit: Commit of this project, if it runs from a checkout.
         prices: Dollars per device-hour by kind of device, with date and source.
+        num_trials: Trials at most, finalists too; None in sweeps of older versions.
+        ended: When all of it was done, in the form of `created`; None until then.
         resumed: When the sweep was gone on with, in the form of `created`; `config` is the last one's.
     """
 
@@ -67,7 +70,44 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     prices: dict[str, Any] = field(default_factory=dict)
+    num_trials: int | None = None
+    ended: str | None = None
     resumed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrialName:
+    """What a trial's id says of it.
+
+    Attributes:
+        number: Of its configuration in the sweep, from 0.
+        seed: Its `train.seed`, where that is not the sweep's own.
+        is_final: Whether it is a finalist: a configuration that is trained again after the search.
+    """
+
+    number: int
+    seed: int | None = None
+    is_final: bool = False
+
+    def __str__(self) -> str:
+        seed = "" if self.seed is None else f"-seed{self.seed}"
+        return f"{'final-' if self.is_final else ''}{self.number:05d}{seed}"
+
+    @classmethod
+    def parse(cls, trial_id: str) -> "TrialName":
+        """Reads an id such as `00003`, `00003-seed1` or `final-00003-seed1`.
+
+        Raises:
+            DataError: If it is none.
+        """
+        found = _TRIAL_NAME.fullmatch(trial_id)
+        if not found:
+            raise DataError(f"expected a trial id such as 00003, 00003-seed1 or final-00003-seed1, found {trial_id!r}")
+        final, number, seed = found.groups()
+        return cls(int(number), None if seed is None else int(seed), bool(final))
+
+
+_TRIAL_NAME = re.compile(r"(final-)?(\d+)(?:-seed(\d+))?")
 
 
 def score(row: Row, metric: str, mode: str) -> float:

@@ -64,7 +64,7 @@ class BestModels:
             The trials whose models are of no use from now on, at most one: the ended trial itself if it finished no
             model or none of the best, else the one that it drove out. Never one that runs or was interrupted.
         """
-        if self._keep is None:
+        if self._keep is None or "reused_from" in row:  # such a trial has no model of its own
             return []
         trial_id = str(row["trial_id"])
         if row.get("budget_epochs") is not None:

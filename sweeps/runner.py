@@ -2,10 +2,7 @@
 
 import contextlib
 import datetime
-import logging
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,42 +12,33 @@ from qa_train.ray_session import ray_session, resources
 
 # isort: split
 import ray
-from ray import tune
 from ray.exceptions import RayError
-from ray.tune import TuneError
 
 from qa_train.config import build_config, with_values
 from qa_train.errors import DataError, QAError, SweepError
 from qa_train.storage import unused_dir
+from sweeps.answers import Answers
 from sweeps.attempts import held_times
 from sweeps.config import SweepConfig
 from sweeps.extension import refuse_changes, refuse_other_data
-from sweeps.history import PastTrial, read_history
+from sweeps.history import PastTrial, end_stopped, read_history
+from sweeps.identity import surroundings
 from sweeps.journal import Journal
 from sweeps.lock import LOCAL_LOCK, locked
 from sweeps.mirror import StudyMirror
 from sweeps.placement import Placement, needs_ray_train, place
+from sweeps.plan import make_plan
 from sweeps.pricing import check_max_usd
 from sweeps.probe import Probe, probe
 from sweeps.recorder import Recorder, Say
 from sweeps.records import MANIFEST, TRIALS, Manifest, Row, read_manifest, read_records, write_manifest
 from sweeps.retention import Retention
-from sweeps.search import StudySearcher, distribution
+from sweeps.samplers import distribution
 from sweeps.stopping import Stopping
 from sweeps.tensorboard import CurveFiles
-from sweeps.trainable import (
-    BODY,
-    DEVICE,
-    DIRECTORY,
-    LAUNCHER,
-    MAX_FAILURES,
-    NUM_DEVICES,
-    NUM_THREADS,
-    TRAIN,
-    TrialTrainable,
-)
 from sweeps.trial import TrialBody, run_trial
-from sweeps.tune_hooks import Limits, Listener, TrialScheduler
+from sweeps.tune_hooks import Limits
+from sweeps.tuning import Tuning
 
 
 def _say(line: str) -> None:
@@ -148,6 +136,8 @@ def _run(
         with contextlib.redirect_stdout(sys.stderr), ray_session(dashboard=needs_ray_train(config)):
             placement = place(config, *resources())
             say(f"sweep {config.name}: {_describe_trials(config, past)}, {_describe(placement)}, in {directory}")
+            for warning in make_plan(config, *resources(), None).warnings:
+                say(f"warning: {warning}")
             found = _probe(config, placement)
             check_max_usd(config.stop.max_usd, found.device, config.prices)
             resolved = {"precision": found.precision, "scale.use_gpu": placement.gpus_per_worker > 0}
@@ -156,9 +146,8 @@ def _run(
             write_manifest(directory, manifest)
             with Journal(directory) as journal:
                 recorder = Recorder(config, journal, say, partial(_device_time, directory, placement.num_devices))
-                recorder.observers.append(CurveFiles(directory, say).record)
-                recorder.resume(past)
-                _run_tune(config, placement, found, directory, recorder, past, body)
+                if _run_trials(config, placement, manifest, directory, recorder, past, body):
+                    write_manifest(directory, replace(manifest, ended=_now()))
     except RayError as error:
         raise SweepError(f"{directory}: Ray failed: {str(error).strip().splitlines()[-1]}") from error
     return SweepResult(directory, recorder.num_completed, recorder.num_stopped, recorder.num_failed, recorder.best)
@@ -167,7 +156,63 @@ def _run(
 def _describe_trials(config: SweepConfig, past: Sequence[PastTrial]) -> str:
     num_ended = sum(trial.has_ended for trial in past)
     goes_on = f", goes on after {num_ended} that ended" if past else ""
-    return f"{config.search.num_trials} trials{goes_on}"
+    seeds = f" x {len(config.search.seeds)} seeds" if len(config.search.seeds) > 1 else ""
+    return f"{config.num_trials} trials{seeds}{goes_on}"
+
+
+def _run_trials(
+    config: SweepConfig,
+    placement: Placement,
+    manifest: Manifest,
+    directory: Path,
+    recorder: Recorder,
+    past: Sequence[PastTrial],
+    body: TrialBody,
+) -> bool:
+    """Runs all trials that are left; returns whether no limit has ended the sweep before."""
+    search = config.search
+    common = surroundings(manifest.data, manifest.versions, manifest.precision, manifest.device)
+    answers = Answers(config.train, common, directory, manifest.sweep_id)
+    if search.reuse_from:
+        recorder.say(f"{answers.learn(search.reuse_from)} trials of {', '.join(search.reuse_from)} can be reused")
+    stopping = Stopping(config.stop, search.mode)
+    stopping.replay(read_records(directory), search.metric)
+    past = end_stopped(past, stopping, search.metric, config.train.num_epochs)
+    recorder.identify = answers.identify
+    recorder.observers.append(CurveFiles(directory, recorder.say).record)
+    recorder.resume(past)
+    mirror = _observe(config, directory, recorder, answers)
+    limits = Limits(config, recorder, manifest.device)
+    tuning = Tuning(config, placement, manifest.device, directory, recorder, mirror, answers, limits, body)
+    tuning.run_search(past, stopping)
+    tuning.run_finalists()
+    return not limits.is_reached
+
+
+def _observe(config: SweepConfig, directory: Path, recorder: Recorder, answers: Answers) -> StudyMirror:
+    """Shows the records so far, and all rows to come, to what keeps models, gives answers and mirrors the study."""
+    rows, search = read_records(directory), config.search
+    retention = Retention(directory, config.keep.models, search.metric, search.mode, recorder.say)
+    for row in rows:
+        retention.record(row)
+        answers.record(row)
+    distributions = {key: distribution(dimension) for key, dimension in config.space.dimensions.items()}
+    mirror = StudyMirror(
+        directory,
+        config.name,
+        search.metric,
+        search.mode,
+        distributions,
+        recorder.say,
+        rows,
+        search.cost_metric,
+    )
+    recorder.observers += [retention.record, answers.record, mirror.record]
+    return mirror
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _device_time(directory: Path, num_devices: int, trial_id: str) -> float | None:
@@ -203,7 +248,6 @@ def _manifest(
     """
     from qa_train.training import commit
 
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     if before:
         refuse_other_data(before, found.data)
         search = config.search
@@ -214,13 +258,15 @@ def _manifest(
             mode=search.mode,
             devices_per_trial=placement.num_devices,
             prices=config.prices.to_plain(),
-            resumed=[*before.resumed, now],
+            num_trials=config.num_trainings,
+            ended=None,
+            resumed=[*before.resumed, _now()],
         )
     return Manifest(
         sweep_id=sweep_id,
         name=config.name,
         note=config.note,
-        created=now,
+        created=_now(),
         config=config.model_dump(mode="json"),
         metric=config.search.metric,
         mode=config.search.mode,
@@ -232,75 +278,5 @@ def _manifest(
         versions=found.versions,
         commit=commit(),
         prices=config.prices.to_plain(),
+        num_trials=config.num_trainings,
     )
-
-
-def _run_tune(
-    config: SweepConfig,
-    placement: Placement,
-    found: Probe,
-    directory: Path,
-    recorder: Recorder,
-    past: Sequence[PastTrial],
-    body: TrialBody,
-) -> None:
-    searcher = StudySearcher(config.space, config.search, past)
-    stopping = Stopping(config.stop, config.search.mode)
-    mirror = _observe(config, directory, recorder, stopping)
-    if not searcher.num_left:
-        return
-    param_space = {
-        TRAIN: config.train.model_dump(),
-        DIRECTORY: str(directory),
-        LAUNCHER: placement.launcher,
-        NUM_THREADS: placement.cpus_per_worker,
-        NUM_DEVICES: placement.num_devices,
-        DEVICE: found.device,
-        BODY: body,
-        MAX_FAILURES: config.stop.max_failures,
-    }
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told by the recorder
-    listener = Listener(recorder, stopping, mirror)
-    scratch = Path(tempfile.mkdtemp(prefix="spansweep-"))  # Tune's own state, which nothing reads
-    try:
-        tune.Tuner(
-            tune.with_resources(TrialTrainable, placement.trial_resources),
-            param_space=param_space,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=TrialScheduler(config, stopping),
-                num_samples=searcher.num_left,
-                max_concurrent_trials=placement.max_concurrent_trials,
-                # Ray Train's workers end with the actor that asked for them.
-                reuse_actors=placement.launcher == "local",
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(scratch),
-                failure_config=tune.FailureConfig(max_failures=config.stop.max_failures),  # of actors and nodes
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
-                callbacks=[listener],
-                stop=Limits(config, recorder, found.device),
-                verbose=0,
-            ),
-        ).fit()
-    except TuneError:
-        if listener.error:  # Tune replaces what a callback raises by its traceback
-            raise listener.error from None
-        raise
-    finally:
-        recorder.close()
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _observe(config: SweepConfig, directory: Path, recorder: Recorder, stopping: Stopping) -> StudyMirror:
-    """Shows the records so far, and all rows to come, to what keeps models, stops trials and mirrors the study."""
-    rows, search = read_records(directory), config.search
-    stopping.replay(rows, search.metric)
-    retention = Retention(directory, config.keep.models, search.metric, search.mode, recorder.say)
-    for row in rows:
-        retention.record(row)
-    distributions = {key: distribution(dimension) for key, dimension in config.space.dimensions.items()}
-    mirror = StudyMirror(directory, config.name, search.metric, search.mode, distributions, recorder.say, rows)
-    recorder.observers += [retention.record, mirror.record]
-    return mirror

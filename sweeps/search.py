@@ -1,164 +1,221 @@
-"""Chooses configurations: a Ray Tune searcher over Optuna's ask and tell."""
+"""Chooses trials: Ray Tune searchers over Optuna's ask and tell, or over a list."""
 
-import math
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from sweeps.config import SearchConfig
+from sweeps.configurations import Configurations
 from sweeps.history import PastTrial
-from sweeps.space import Choice, Dimension, IntRange, LogUniformRange, Space
+from sweeps.records import Row, TrialName
+from sweeps.search_config import SearchConfig
+from sweeps.space import Scalar, Space
 
-TRIAL_ID, VALUES = "trial_id", "values"
+TRIAL_ID, VALUES, SEED, IS_FINAL = "trial_id", "values", "seed", "is_final"
 
 
-class StudySearcher(Searcher):
-    """Asks an Optuna study for each trial's configuration and tells it what came of it.
+@dataclass(frozen=True)
+class Suggestion:
+    """A trial that shall run.
 
-    Ray's own `OptunaSearch` tells stopped trials as complete and cannot be rebuilt from records. The sampler of trial k
-    is seeded by (search.seed, k), so that what it samples depends on the results told before and on nothing else.
-
-    A suggestion is `{"trial_id": "00003", "values": {dotted name: value}}`: Tune's own random ids appear nowhere else.
+    Attributes:
+        name: What its id says.
+        values: Those searched, by dotted name.
+        seed: Its `train.seed`.
+        has_begun: Whether it goes on with a trial of an earlier run.
     """
 
-    def __init__(self, space: Space, search: SearchConfig, past: Sequence[PastTrial] = ()) -> None:
-        """Creates a study, in memory, that knows the trials of earlier runs.
+    name: TrialName
+    values: Mapping[str, Scalar]
+    seed: int
+    has_begun: bool = False
 
-        Args:
-            space: What is searched; may be empty.
-            search: Searcher, metric, number of trials, seed.
-            past: Trials of earlier runs of the sweep, by number. Those that have not ended are suggested again, before
-                any new one. Those with values outside of the space do not inform the sampler.
-        """
-        super().__init__(metric=search.metric, mode=search.mode)
-        self._search = search
-        self._distributions = {key: distribution(dimension) for key, dimension in space.dimensions.items()}
-        self._space = space
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(direction="maximize" if search.mode == "max" else "minimize")
-        self._open: dict[str, optuna.Trial | None] = {}
-        self._told: dict[str, set[Any]] = {}  # a trial that goes on from a checkpoint tells some epochs again
-        for trial in past:
-            if trial.has_ended:
-                self._add(trial)
-        self._interrupted = [trial for trial in past if not trial.has_ended]
-        known = {trial.number for trial in past}
-        self._numbers = [number for number in range(search.num_trials) if number not in known]
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what Tune passes on to the trial; Tune's own random ids appear nowhere else."""
+        return {TRIAL_ID: str(self.name), VALUES: dict(self.values), SEED: self.seed, IS_FINAL: self.name.is_final}
 
-    @property
-    def num_left(self) -> int:
-        """Suggestions that are still to come."""
-        return len(self._interrupted) + len(self._numbers)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | Any:
-        """Returns the next configuration, or `Searcher.FINISHED` after the last."""
-        if self._interrupted:
-            past = self._interrupted.pop(0)
-            self._open[trial_id] = self._add(past)
-            self._told[trial_id] = {row.get("epochs_trained") for row in past.rows}
-            return {TRIAL_ID: past.trial_id, VALUES: dict(past.values)}
-        if not self._numbers:
-            return Searcher.FINISHED
-        number = self._numbers.pop(0)
-        if number < len(self._search.enqueue):
-            self.study.enqueue_trial(dict(self._search.enqueue[number]))
-        self.study.sampler = sampler(self._search, number)
-        trial = self.study.ask(self._distributions)
-        self._open[trial_id] = trial
-        return {TRIAL_ID: f"{number:05d}", VALUES: dict(trial.params)}
+class Duplicates(Protocol):
+    """Knows trials that trained exactly the same before."""
 
-    def _add(self, past: PastTrial) -> optuna.Trial | None:
-        """Tells the study of a trial of an earlier run; returns it if that has not ended and lies in the space."""
-        values = {key: value for key, value in past.values.items() if key in self._distributions}
-        if not self._space.contains(values):
-            return None
-        scores = {row["epochs_trained"]: self._score(row) for row in past.rows if row.get("epochs_trained")}
-        state, value = _state(past), self._score(past.rows[-1]) if past.rows else None
-        if value is None and state.is_finished():
-            state = TrialState.FAIL
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=state,
-                value=value if state.is_finished() and state != TrialState.FAIL else None,
-                params=values,
-                distributions=self._distributions,
-                intermediate_values={int(str(step)): score for step, score in scores.items() if score is not None},
-            )
-        )
-        return None if past.has_ended else optuna.Trial(self.study, self.study.trials[-1]._trial_id)
+    def identify(self, suggestion: Suggestion) -> str:
+        """Returns what two trials have in common if and only if they train the same."""
 
-    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Passes an intermediate score on, at the number of epochs trained."""
-        value, trial = self._score(result), self._open[trial_id]
-        if value is None or trial is None:
-            return
-        told, step = self._told.setdefault(trial_id, set()), int(result["epochs_trained"])
-        if step not in told:
-            told.add(step)
-            trial.report(value, step=step)
+    def answer(self, suggestion: Suggestion) -> Row | None:
+        """Returns the row of the finished model of a trial that trained the same, recorded as this one's; or None."""
 
-    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Tells the study a trial's end: complete with the score of a finished model, pruned with another, else failed.
 
-        Tune announces a trial's last result here and not in `on_trial_result`.
-        """
-        trial = self._open.get(trial_id)
-        if trial is None:
-            return
-        result = result or {}
-        value = self._score(result)
-        if value is None or error:
-            self.study.tell(trial, state=TrialState.FAIL)
-        else:
-            self.on_trial_result(trial_id, result)
-            is_finished = bool(result.get("budget_epochs"))
-            self.study.tell(trial, value if is_finished else None, None if is_finished else TrialState.PRUNED)
-        del self._open[trial_id]
-        self._told.pop(trial_id, None)
+class _Unsaved(Searcher):
+    """Leaves Tune's snapshots of a searcher empty: the records are the only truth, and open files cannot be pickled."""
 
-    def _score(self, result: Mapping[str, Any]) -> float | None:
-        value = result.get(self._search.metric)
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the records are the only truth, Tune's state is never read back."""
+        """Does nothing: Tune's state is never read back."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Refuses: see `save`."""
         raise NotImplementedError("a sweep is rebuilt from its records, not from Tune's state")
 
 
-def _state(past: PastTrial) -> TrialState:
-    states = {"completed": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
-    return states[str(past.rows[-1]["status"])] if past.has_ended else TrialState.RUNNING
+class ListSearcher(_Unsaved):
+    """Suggests given trials and learns nothing."""
+
+    def __init__(self, suggestions: Iterable[Suggestion]) -> None:
+        super().__init__()
+        self._left = deque(suggestions)
+
+    @property
+    def num_left(self) -> int:
+        """Suggestions that are still to come."""
+        return len(self._left)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | Any:
+        """Returns the next trial, or `Searcher.FINISHED` after the last."""
+        return self._left.popleft().to_plain() if self._left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Does nothing."""
 
 
-def sampler(search: SearchConfig, number: int) -> BaseSampler:
-    """Returns the sampler of trial `number`.
+class StudySearcher(_Unsaved):
+    """Asks an Optuna study for each configuration and tells it what came of its trials.
 
-    TPE samples at random until a third of the sweep's trials (3 to 10) are told: Optuna's fixed 10 would leave a small
-    sweep all random.
+    Ray's own `OptunaSearch` tells stopped trials as complete and cannot be rebuilt from records.
+
+    With several `search.seeds` each configuration is trained once with each, and the study is told the mean. After a
+    trial that failed or was stopped early its configuration gets no further ones.
+
+    A trial that would train what another one has trained is not suggested: `duplicates` gives its result. One that
+    would train what a running one trains waits for that.
     """
-    seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
-    if search.searcher == "random":
-        return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        num_random = min(10, max(3, search.num_trials // 3))
-        return TPESampler(seed=seed, n_startup_trials=num_random, multivariate=True, constant_liar=True)
 
+    def __init__(
+        self,
+        space: Space,
+        search: SearchConfig,
+        past: Sequence[PastTrial] = (),
+        own_seed: int | None = None,
+        duplicates: Duplicates | None = None,
+    ) -> None:
+        """Creates a study that knows the trials of earlier runs.
 
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """Returns Optuna's form of a dimension."""
-    if isinstance(dimension, Choice):
-        return CategoricalDistribution(dimension.values)
-    if isinstance(dimension, IntRange):
-        return IntDistribution(dimension.low, dimension.high, log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniformRange))
+        Args:
+            space: What is searched; may be empty.
+            search: Searcher, metric, number of trials, seeds.
+            past: Trials of earlier runs of the sweep, by number. Those that have not ended are suggested again, before
+                any new one. Those with values outside of the space do not inform the sampler.
+            own_seed: The sweep's `train.seed`, which the ids of its trials leave out; by default the first of
+                `search.seeds`.
+            duplicates: Knows what was trained before; by default nothing is known.
+        """
+        super().__init__(metric=search.metric, mode=search.mode)
+        self._seeds, self._duplicates = search.seeds, duplicates
+        self._own_seed = search.seeds[0] if own_seed is None else own_seed
+        self._configurations = Configurations(space, search)
+        self._queue: deque[Suggestion] = deque()
+        self._open: dict[str, Suggestion] = {}
+        self._running: set[str] = set()  # identities
+        self._twins: list[Suggestion] = []
+        searched = (trial for trial in past if not trial.name.is_final)
+        for number, trials in itertools.groupby(searched, key=lambda trial: trial.name.number):
+            self._take_over(number, [self._with_seed(trial) for trial in trials])
+        self._queue = deque(sorted(self._queue, key=lambda suggestion: not suggestion.has_begun))
+        self._numbers = self._configurations.left()
+
+    @property
+    def study(self) -> Any:
+        """The Optuna study."""
+        return self._configurations.study
+
+    @property
+    def num_left(self) -> int:
+        """Suggestions that are still to come, at most."""
+        return len(self._queue) + len(self._twins) + len(self._numbers) * len(self._seeds)
+
+    def _with_seed(self, trial: PastTrial) -> PastTrial:
+        return replace(trial, seed=self._own_seed) if trial.seed is None else trial
+
+    def _take_over(self, number: int, past: list[PastTrial]) -> None:
+        missing = self._configurations.take_over(number, past)
+        for trial in past:
+            if not trial.has_ended and trial.seed is not None:
+                self._queue.append(Suggestion(trial.name, dict(trial.values), trial.seed, has_begun=True))
+        self._enqueue(number, past[0].values, missing)
+
+    def _enqueue(self, number: int, values: Mapping[str, Scalar], seeds: Iterable[int]) -> None:
+        for seed in (seed for seed in self._seeds if seed in seeds):
+            name = TrialName(number, None if seed == self._own_seed else seed)
+            self._queue.append(Suggestion(name, dict(values), seed))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | Any:
+        """Returns the next trial, `Searcher.FINISHED` after the last, or None while it must wait for another."""
+        self._release_twins()
+        for suggestion in self._next():
+            if suggestion.has_begun or not self._is_answered(suggestion):
+                self._open[trial_id] = suggestion
+                if self._duplicates:
+                    self._running.add(self._duplicates.identify(suggestion))
+                return suggestion.to_plain()
+        return None if self._twins else Searcher.FINISHED
+
+    def _next(self) -> Iterator[Suggestion]:
+        while self._queue or self._numbers:
+            if not self._queue:
+                number = self._numbers.popleft()
+                self._enqueue(number, self._configurations.sample(number), self._seeds)
+            yield self._queue.popleft()
+
+    def _is_answered(self, suggestion: Suggestion) -> bool:
+        """Returns whether a trial need not run, or not now."""
+        if self._duplicates is None:
+            return False
+        if self._duplicates.identify(suggestion) in self._running:
+            self._twins.append(suggestion)
+            return True
+        row = self._duplicates.answer(suggestion)
+        if row is not None:
+            self._end(suggestion, row, "completed")
+        return row is not None
+
+    def _release_twins(self) -> None:
+        """Lets trials that waited for an equal one be answered, now that it has ended; or run, if it failed."""
+        if self._duplicates and self._twins:
+            identify, running = self._duplicates.identify, self._running
+            self._queue.extendleft([twin for twin in reversed(self._twins) if identify(twin) not in running])
+            self._twins = [twin for twin in self._twins if identify(twin) in running]
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Passes an intermediate score on, at the number of epochs trained."""
+        suggestion = self._open[trial_id]
+        self._configurations.report(suggestion.name.number, suggestion.seed, result)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Notes a trial's end: complete with a finished model, stopped with another score, else failed.
+
+        Tune announces a trial's last result here and not in `on_trial_result`.
+        """
+        if trial_id not in self._open:
+            return
+        result = result or {}
+        if not error:
+            self.on_trial_result(trial_id, result)
+        suggestion = self._open.pop(trial_id)
+        if self._duplicates:
+            self._running.discard(self._duplicates.identify(suggestion))
+        has_score = result.get(self.metric) is not None
+        status = "completed" if result.get("budget_epochs") else "stopped_early" if has_score else "failed"
+        self._end(suggestion, result, "failed" if error else status)
+
+    def _end(self, suggestion: Suggestion, result: Mapping[str, Any], status: str) -> None:
+        number = suggestion.name.number
+        if self._configurations.end(number, suggestion.seed, result, status):
+            return
+        given_up = [other for other in self._queue if other.name.number == number and not other.has_begun]
+        for other in given_up:
+            self._queue.remove(other)
+            self._configurations.give_up(number, other.seed)

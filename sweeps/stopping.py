@@ -148,14 +148,18 @@ def rung_epochs(rungs: Iterable[float], num_epochs: int) -> tuple[int, ...]:
 def group_sizes(config: SweepConfig) -> dict[int, float]:
     """Returns how many trials each group of the sweep expects, by `num_epochs`, ascending.
 
-    Points of `search.enqueue` are counted, the other trials spread as random sampling does; TPE soon prefers some.
+    Points of `search.enqueue` are counted, the others spread as random sampling, or a grid, does; TPE soon prefers
+    some.
     """
-    num_trials, dimension = config.search.num_trials, config.space.dimensions.get("num_epochs")
+    num_trials, dimension = config.num_trials, config.space.dimensions.get("num_epochs")
     if dimension is None:
         return {config.train.num_epochs: float(num_trials)}
     enqueued = Counter(point["num_epochs"] for point in config.search.enqueue)
     num_sampled = num_trials - enqueued.total()
-    return {value: enqueued[value] + num_sampled * share for value, share in sorted(_shares(dimension).items())}
+    shares = _shares(dimension)
+    if config.search.searcher == "grid":
+        shares = dict.fromkeys(shares, 1 / len(shares))
+    return {value: enqueued[value] + num_sampled * share for value, share in sorted(shares.items())}
 
 
 def _shares(dimension: Dimension) -> dict[int, float]:

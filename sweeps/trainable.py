@@ -12,12 +12,13 @@ from qa_train.config import TrainConfig, build_config, with_values
 from qa_train.storage import write_json
 from sweeps.attempts import Attempt
 from sweeps.records import TRIAL_CONFIG, TRIALS
-from sweeps.search import TRIAL_ID, VALUES
+from sweeps.search import IS_FINAL, SEED, TRIAL_ID, VALUES
 from sweeps.trial import CHECKPOINTS, RETRYABLE, Message, TrialJob, TrialProcess, checkpointed_s, read_reports
 from sweeps.trial_workers import TrialWorkers
 
 TRAIN, DIRECTORY, NUM_THREADS, LAUNCHER = "train", "directory", "num_threads", "launcher"
 NUM_DEVICES, DEVICE, BODY, MAX_FAILURES = "num_devices", "device", "body", "max_failures"
+EVALUATE_TESTS = "evaluate_tests"
 
 
 class TrialTrainable(tune.Trainable):
@@ -30,8 +31,9 @@ class TrialTrainable(tune.Trainable):
 
         Args:
             config: `train` (the sweep's training configuration as plain values), `trial_id`, `values` (those searched),
-                `directory` (the sweep's), `launcher`, `num_threads` of each worker, `num_devices` and `device` of each
-                trial, `body` (what the trial's process does), `max_failures` (after so many it is not started again).
+                `seed`, `is_final` (whether it is a finalist), `evaluate_tests` (`all` or `finalists`), `directory` (the
+                sweep's), `launcher`, `num_threads` of each worker, `num_devices` and `device` of each trial, `body`
+                (what the trial's process does), `max_failures` (after so many it is not started again).
         """
         self._spec, self._num_failures = config, 0
         self._start()
@@ -40,7 +42,8 @@ class TrialTrainable(tune.Trainable):
         """Starts an attempt at the trial; one that ended before its driver heard of it is only told again."""
         directory = Path(self._spec[DIRECTORY]) / TRIALS / self._spec[TRIAL_ID]
         directory.mkdir(parents=True, exist_ok=True)
-        train = with_values(build_config(TrainConfig, self._spec[TRAIN], "sweep"), self._spec[VALUES])
+        chosen = {**self._spec[VALUES], "seed": self._spec[SEED]}
+        train = with_values(build_config(TrainConfig, self._spec[TRAIN], "sweep"), chosen)
         values = {"trial_id": self._spec[TRIAL_ID], "values": self._spec[VALUES], "train": train.model_dump()}
         write_json(directory / TRIAL_CONFIG, values)
         self._attempt = Attempt(directory)
@@ -51,7 +54,8 @@ class TrialTrainable(tune.Trainable):
             return
         self._told.clear()
         num_threads, earlier_s = self._spec[NUM_THREADS], self._attempt.earlier_s
-        job = TrialJob(self._spec[TRIAL_ID], train, directory, num_threads, time.time(), earlier_s)
+        tests = self._spec[IS_FINAL] or self._spec[EVALUATE_TESTS] == "all"
+        job = TrialJob(self._spec[TRIAL_ID], train, directory, num_threads, time.time(), earlier_s, tests)
         self._trial = TrialWorkers(job) if self._spec[LAUNCHER] == "ray_train" else TrialProcess(job, self._spec[BODY])
 
     def _stop(self) -> None:

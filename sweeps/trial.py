@@ -47,6 +47,7 @@ class TrialJob:
         created: When it was asked for, in seconds since the epoch.
         earlier_s: Seconds that earlier attempts at this trial held its devices; what its checkpoint does not account
             for is lost.
+        evaluate_tests: Whether its finished model is scored on the test sets.
     """
 
     trial_id: str
@@ -55,6 +56,7 @@ class TrialJob:
     num_threads: int
     created: float
     earlier_s: float = 0.0
+    evaluate_tests: bool = False
 
 
 Message = dict[str, Any]
@@ -97,10 +99,18 @@ def messages(job: TrialJob) -> Iterator[Message]:
     meter.seconds["lost"] = max(0.0, job.earlier_s - checkpointed_s(job.directory / CHECKPOINTS))
     training = start_training(job.config, job.directory / CHECKPOINTS, meter=meter)
     for report in training.loop.reports():
+        if report.budget_epochs is not None and job.evaluate_tests:
+            training.evaluate_tests()
         if report.budget_epochs is not None and rank() == 0:
             with meter.part("checkpointing"):
                 _keep(job, training, report)
-        yield columns(report) | meter.columns()
+        yield columns(report) | _test_columns(training) | meter.columns()
+
+
+def _test_columns(training: Training) -> Message:
+    """Returns the scores on the test sets, so far as they were evaluated, by the column names of records."""
+    sets = {f"test.{name}": scores for name, scores in training.tests.items()}
+    return {f"{name}.{key}": getattr(scores, key) for name, scores in sets.items() for key in ("f1", "exact_match")}
 
 
 def checkpointed_s(checkpoints: Path) -> float:

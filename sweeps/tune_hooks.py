@@ -15,7 +15,7 @@ from sweeps.config import SweepConfig
 from sweeps.mirror import StudyMirror
 from sweeps.pricing import usd
 from sweeps.recorder import Recorder
-from sweeps.search import TRIAL_ID, VALUES
+from sweeps.search import SEED, TRIAL_ID, VALUES
 from sweeps.stopping import Stopping
 
 
@@ -48,7 +48,7 @@ class Listener(_Unsaved, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Notes that a trial runs."""
-        self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES])
+        self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES], trial.config[SEED])
         self._mirror.started(trial.config[TRIAL_ID], trial.config[VALUES])
 
     def on_trial_result(
@@ -70,7 +70,8 @@ class Listener(_Unsaved, tune.Callback):
             name, message = type(found.cause).__name__, str(found.cause)
         with self._keeping_error():
             if not self._recorder.knows(trial.config[TRIAL_ID]):
-                self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES])  # its actor never came up
+                # Its actor never came up.
+                self._recorder.started(trial.config[TRIAL_ID], trial.config[VALUES], trial.config[SEED])
             self._recorder.failed(trial.config[TRIAL_ID], name, message)
 
 
@@ -104,6 +105,11 @@ class Limits(_Unsaved, tune.Stopper):
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Stops no single trial."""
         return False
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether a limit has ended the sweep."""
+        return self._reached is not None
 
     def stop_all(self) -> bool:
         """Returns whether a limit is reached, and says so once."""

@@ -56,7 +56,7 @@ def train_two_steps(config: TrainConfig) -> list[float]:
 def test_the_presets_that_users_are_told_of_are_there() -> None:
     expected = {"bert", "demo", "distilbert", "offline_minilm", "roberta", "study_10_epochs", "study_30_epochs"}
     assert {path.stem for path in TRAIN_PRESETS} == expected
-    expected = {"demo", "epochs_lr_warmup", "offline_minilm", "recognition_noise", "study_grid"}
+    expected = {"demo", "epochs_lr_warmup", "offline_minilm", "recognition_noise", "recognition_noise_seeds", "study_grid"}
     assert {path.stem for path in SWEEP_PRESETS} == expected
 
 

@@ -33,10 +33,12 @@ def test_the_defaults_are_the_documented_ones() -> None:
           num_epochs:          {int: [1, 10]}
           optim.learning_rate: {loguniform: [1.0e-6, 1.0e-4]}
           optim.warmup_ratio:  {uniform: [0.0, 0.2]}
-        search: {searcher: tpe, num_trials: 20, max_concurrent_trials: auto, metric: dev.f1, mode: max,
-                 seed: 0, enqueue: [], seeds: [0]}
+        search: {searcher: tpe, num_trials: null, max_concurrent_trials: auto, metric: dev.f1, mode: max,
+                 cost_metric: null, seed: 0, enqueue: [], seeds: [0], reuse_from: []}
         stop:   {trial_scheduler: none, rungs: [0.25, 0.5], reduction_factor: 3, min_trials: 3,
                  max_failures: 2, max_usd: null, max_device_hours: null, max_wall_s: null}
+        finalists: {top: 0, seeds: [0, 1, 2]}
+        evaluate_tests: finalists
         keep: {models: 3}
         prices: {}
     """
@@ -52,8 +54,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("search.searcher=asha", "search.searcher: expected tpe | random, found the text 'asha'"),
-        ("search.num_trials=0", "search.num_trials: expected an integer from 1 to 100000, found 0"),
+        ("search.searcher=asha", "search.searcher: expected tpe | random | grid | list, found the text 'asha'"),
+        ("search.num_trials=0", "search.num_trials: expected an integer from 1 to 100000 | null, found 0"),
         ("search.max_concurrent_trials=0", "search.max_concurrent_trials: expected auto | an integer from 1"),
         (
             "search.metric=f1",
@@ -62,10 +64,17 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("search.metric=test.clean.f1", "search.metric: expected dev.f1 | dev.exact_match | eval_loss"),
         ("search.metric=eval_loss", "search.mode: expected min for metric eval_loss, found max"),
         ("search.mode=min", "search.mode: expected max for metric dev.f1, found min"),
-        ("search.seeds=[0, 1]", "search.seeds: expected a list of one integer from 0 to 4294967295"),
-        ("search.seeds=[]", "search.seeds: expected a list of one integer"),
-        ("search.seeds=[true]", "search.seeds: expected a list of one integer"),
-        ("search.seeds=0", "search.seeds: expected a list of one integer from 0 to 4294967295, found 0"),
+        (
+            "search.seeds=[0, 1, 0]",
+            "search.seeds: expected different seeds, for equal ones train the same model twice; ",
+        ),
+        ("search.seeds=[]", "search.seeds: expected a list of different integers"),
+        ("search.seeds=[true]", "search.seeds: expected a list of different integers"),
+        ("search.seeds=0", "search.seeds: expected a list of different integers from 0 to 4294967295, found 0"),
+        ("finalists.seeds=[3, 3]", "finalists.seeds: expected different seeds"),
+        ("finalists.top=-1", "finalists.top: expected an integer from 0 to 1000, found -1"),
+        ("search.searcher=list", "search.enqueue: expected at least one point with searcher list, found none"),
+        ("search.cost_metric=cost.usd", "search.cost_metric: expected cost.device_s | cost.tflop | null, found"),
         ("stop.trial_scheduler=pbt", "stop.trial_scheduler: expected none | asha | median, found the text 'pbt'"),
         ("stop.max_usd=5", "stop.max_usd: expected null without prices; add prices.<kind of device>, or use"),
         ("stop.max_usd=0", "stop.max_usd: expected a number > 0 | null, found 0"),
@@ -93,11 +102,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
             "space.optim.warmup_ratio={uniform: [0, 1.5]}",
             "space.optim.warmup_ratio: expected a number >= 0 and",
         ),
-        (
-            "space={}",
-            "search.num_trials: expected 1 with an empty space (all trials would be alike), found 20",
-        ),
-        ("train.seed=5", "train.seed: expected 0 as in search.seeds, found 5"),
+        ("train.seed=5", "train.seed: expected one of search.seeds, 0, found 5; set both alike"),
     ],
 )
 def test_only_what_will_be_honoured_is_accepted(tmp_path: Path, override: str, expected: str) -> None:
@@ -141,8 +146,41 @@ def test_the_default_space_is_not_changed_by_an_override(tmp_path: Path) -> None
 
 
 def test_an_empty_space_allows_one_trial(tmp_path: Path) -> None:
-    config = load(tmp_path, GOOD + "space: {}\nsearch: {num_trials: 1}\n")
+    config = load(tmp_path, GOOD + "space: {}\n")
     assert config.space.contains({})
+    assert config.num_trials == 1
+    [problem] = problems(tmp_path, GOOD + "space: {}\nsearch: {num_trials: 2}\n")
+    assert problem == "search.num_trials: expected 1 with an empty space (all trials would be alike), found 2"
+
+
+GRID = "space: {num_epochs: {int: [2, 4]}, optim.batch_size: {choice: [8, 16]}}\n"
+
+
+def test_a_grid_or_list_has_as_many_trials_as_points_and_may_be_cut_short(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD + GRID, ["search.searcher=grid"]).num_trials == 6
+    assert load(tmp_path, GOOD + GRID, ["search.searcher=grid", "search.num_trials=4"]).num_trials == 4
+    point = "{num_epochs: 2, optim.batch_size: 8}"
+    points = ["search.searcher=list", f"search.enqueue=[{point}, {point}]"]
+    assert load(tmp_path, GOOD + GRID, points).num_trials == 2
+    [problem] = problems(tmp_path, GOOD + GRID, ["search.searcher=grid", "search.num_trials=7"])
+    assert problem == "search.num_trials: expected at most the 6 points of the grid, found 7"
+
+
+def test_a_grid_needs_a_finite_number_of_values(tmp_path: Path) -> None:
+    found = problems(tmp_path, GOOD, ["search.searcher=grid"])
+    assert [problem.partition(":")[0] for problem in found] == ["space.optim.learning_rate", "space.optim.warmup_ratio"]
+    assert found[0].endswith("expected {choice: [a, b]} or {int: [lo, hi]} in a grid")
+
+
+def test_with_two_objectives_no_trial_is_stopped(tmp_path: Path) -> None:
+    [problem] = problems(tmp_path, GOOD, ["search.cost_metric=cost.tflop", "stop.trial_scheduler=asha"])
+    assert problem.startswith("stop.trial_scheduler: expected none with search.cost_metric")
+
+
+def test_trainings_are_counted_with_their_seeds_and_the_finalists(tmp_path: Path) -> None:
+    asked = ["search.num_trials=4", "search.seeds=[0, 1]", "finalists.top=5", "finalists.seeds=[7, 8, 9]"]
+    config = load(tmp_path, GOOD, asked)
+    assert (config.num_trials, config.num_trainings) == (4, 4 * 2 + 4 * 3)
 
 
 def test_values_that_do_not_go_together_are_found_at_the_corners_of_the_space(tmp_path: Path) -> None:

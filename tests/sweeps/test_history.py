@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from qa_train.errors import DataError
-from sweeps.history import PastTrial, read_history
+from sweeps.config import StopConfig
+from sweeps.history import PastTrial, end_stopped, read_history
+from sweeps.records import Row
+from sweeps.stopping import Stopping
 
 
 def row(trial_id: str, epochs: int | None, status: str = "running", **more: Any) -> dict[str, Any]:
@@ -69,3 +72,44 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "trials" / "00000" / "reports.jsonl").write_text("{\n")
     with pytest.raises(DataError, match=r"00000/reports.jsonl, line 1: not valid JSON"):
         read_history(tmp_path)
+
+
+def stopping_after(*scores: float) -> Stopping:
+    """An ASHA that has seen trials of two epochs with these scores after the first."""
+    stopping = Stopping(StopConfig(trial_scheduler="asha", rungs=(0.5,), reduction_factor=2), "max")
+    for number, score in enumerate(scores):
+        stopping.decide(f"other-{number}", 2, 1, score)
+    return stopping
+
+
+def scored(epochs: int, f1: float) -> Row:
+    return {"status": "running", "epochs_trained": epochs, "dev.f1": f1}
+
+
+def test_a_trial_that_was_stopped_before_its_driver_could_record_it_ends_there() -> None:
+    poor = PastTrial("00000", {}, unrecorded=(scored(1, 1.0),))
+    good = PastTrial("00001", {"num_epochs": 2}, unrecorded=(scored(1, 60.0),))
+    found = end_stopped([poor, good], stopping_after(50.0, 51.0), "dev.f1", num_epochs=2)
+    assert [trial.has_ended for trial in found] == [True, False]
+    assert found[0].rows == ({**scored(1, 1.0), "status": "stopped_early"},)
+    assert found[1] == good
+
+
+def test_a_trial_that_these_rules_would_have_stopped_ends_without_a_report_twice() -> None:
+    stopping = stopping_after(50.0, 51.0)
+    stopping.decide("00000", 2, 1, 1.0)
+    trial = PastTrial("00000", {}, recorded=({**scored(1, 1.0), "trial_id": "00000"},))
+    [found] = end_stopped([trial], stopping, "dev.f1", num_epochs=2)
+    assert found.has_ended
+    assert found.unrecorded == ({"status": "stopped_early"},)
+
+
+def test_a_trial_that_has_ended_stays_as_it_is() -> None:
+    trial = PastTrial("00000", {}, recorded=({**scored(2, 1.0), "status": "completed"},))
+    assert end_stopped([trial], stopping_after(50.0, 51.0), "dev.f1", num_epochs=2) == [trial]
+
+
+def test_the_seed_of_a_trial_is_that_of_its_own_file_or_of_its_rows(tmp_path: Path) -> None:
+    write(tmp_path, [row("00000-seed7", 1, seed=7)], {})
+    [trial] = read_history(tmp_path)
+    assert (trial.seed, trial.name.number, trial.name.seed) == (7, 0, 7)

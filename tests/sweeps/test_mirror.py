@@ -122,6 +122,19 @@ def test_the_study_knows_which_way_is_better(tmp_path: Path) -> None:
         assert sweep.study.best_trial.user_attrs["trial_id"] == better
 
 
+def test_with_two_objectives_the_study_has_both(tmp_path: Path) -> None:
+    rows = [row("00000", "completed", 2, 30.0, **{"cost.tflop": 4.0}), row("00001", "completed", 1, 20.0)]
+    said: list[str] = []
+    mirror = StudyMirror(tmp_path, "tiny", "dev.f1", "max", DISTRIBUTIONS, said.append, rows, cost_metric="cost.tflop")
+    mirror.started("00002", VALUES)
+    mirror.record(row("00002", "completed", 1, 10.0, **{"cost.tflop": 1.0}))
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / STUDY / JOURNAL)))
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    assert [trial.values for trial in study.trials] == [[30.0, 4.0], None, [10.0, 1.0]]
+    assert [trial.number for trial in study.best_trials] == [0, 2]
+    assert said == []
+
+
 def test_a_resumed_sweep_shows_what_was_and_goes_on(tmp_path: Path) -> None:
     before = Sweep(tmp_path)
     rows = [row("00000"), row("00000", "completed", 2, 30.0), row("00001"), row("00001", "interrupted", 1, None)]

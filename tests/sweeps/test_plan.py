@@ -225,7 +225,7 @@ def sweep_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep on a machine of 8 cores, whose speed nobody measures."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(planning, "_resources", lambda: (8, 0))
+    monkeypatch.setattr(planning, "resources", lambda: (8, 0))
     (tmp_path / "train.json").touch()
     path = tmp_path / "sweep.yaml"
     path.write_text("train: {data: {train: train.json}}\nspace: {num_epochs: {int: [1, 3]}}\nsearch: {num_trials: 5}\n")
@@ -315,9 +315,9 @@ def test_the_cluster_is_asked_only_where_ray_address_is_set(monkeypatch: pytest.
     cluster = SimpleNamespace(ray_session=nullcontext, resources=lambda: (96, 12))
     monkeypatch.setitem(sys.modules, "qa_train.ray_session", cluster)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert planning._resources() == (96, 12)
+    assert planning.resources() == (96, 12)
     monkeypatch.delenv("RAY_ADDRESS")
-    assert planning._resources() == (num_cpus(), torch.cuda.device_count())
+    assert planning.resources() == (num_cpus(), torch.cuda.device_count())
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

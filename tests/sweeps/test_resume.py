@@ -1,14 +1,13 @@
 """Sweeps whose driver is killed at random moments and that are then gone on with: nothing lost, nothing doubled."""
 
-import json
 import os
 import random
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,51 +16,31 @@ import pytest
 import yaml
 
 from sweeps.records import Row, read_records
-from tests.commands import environment, running
+from tests.commands import running
+from tests.sweeps.shared_ray import TIMEOUT_S, finish, ray_env, start
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 240.0
 KINDS: dict[str, dict[str, Any]] = {
     "random": {"searcher": "random", "num_trials": 6, "max_concurrent_trials": 2},
     "tpe": {"searcher": "tpe", "num_trials": 6, "max_concurrent_trials": 1},
+    "grid": {"searcher": "grid", "max_concurrent_trials": 2},
     "list": {
-        "searcher": "random",
-        "num_trials": 4,
+        "searcher": "list",
         "max_concurrent_trials": 2,
         "enqueue": [{"num_epochs": epochs, "optim.learning_rate": 1e-4} for epochs in (3, 1, 5, 2)],
     },
 }
 
+NUM_TRIALS = {"random": 6, "tpe": 6, "grid": 7, "list": 4}
+
+__all__ = ["ray_env"]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def ray_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment in which drivers join one Ray of two CPUs, so that none has to start its own."""
-    home = tmp_path_factory.mktemp("home")
-    code = (
-        "import os, time; from qa_train.ray_session import ray_session\n"
-        "with ray_session():\n"
-        "    import ray; print(ray.get_runtime_context().gcs_address, flush=True); time.sleep(3000)\n"
-    )
-    env = environment(home) | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as head:
-        assert head.stdout
-        yield env | {"RAY_ADDRESS": head.stdout.readline().strip(), "RAY_AUTH_MODE": "token"}
-        head.terminate()
-
-
-def start(directory: Path, search: dict[str, Any], env: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.sweeps.fake_trials", str(directory), json.dumps(search)]
-    with open(directory.parent / f"{directory.name}.log", "a") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=log, text=True, cwd=ROOT)
-
-
-def finish(directory: Path, search: dict[str, Any], env: dict[str, str]) -> list[Row]:
-    driver = start(directory, search, env)
-    assert driver.wait(TIMEOUT_S) == 0, (directory.parent / f"{directory.name}.log").read_text()
-    return read_records(directory)
+def sections(kind: str) -> dict[str, Any]:
+    """Returns the sections of a sweep of this kind."""
+    space = {"num_epochs": {"int": [1, 7]}, "optim.learning_rate": {"choice": [1e-4]}}
+    return {"search": KINDS[kind]} | ({"space": space} if kind == "grid" else {})
 
 
 def kill_after_rows(driver: subprocess.Popen[str], directory: Path, num_rows: int, more_s: float) -> None:
@@ -83,26 +62,29 @@ def finished(rows: list[Row]) -> dict[str, tuple[Any, ...]]:
 def undisturbed(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Row]]:
     """Returns the rows of a sweep of a kind to which nothing happens; it runs when it is first asked for."""
     room = tmp_path_factory.mktemp("undisturbed")
-    return cache(lambda kind: finish(room / kind, KINDS[kind], ray_env))
+    return cache(lambda kind: finish(room / kind, sections(kind), ray_env))
 
 
-CASES = [(seed, list(KINDS)[seed % len(KINDS)]) for seed in range(20)]
+def case(seed: int) -> Any:
+    marks = [pytest.mark.slow] if seed >= 5 else []  # each takes 20 to 60 seconds
+    return pytest.param(seed, list(KINDS)[seed % len(KINDS)], marks=marks)
 
 
-@pytest.mark.slow  # 20 to 60 seconds each
-@pytest.mark.parametrize(("seed", "kind"), CASES)
+@pytest.mark.parametrize(("seed", "kind"), map(case, range(20)))
 def test_a_sweep_whose_driver_was_killed_ends_as_if_it_had_not_been(
     seed: int, kind: str, undisturbed: Callable[[str], list[Row]], ray_env: dict[str, str], tmp_path: Path
 ) -> None:
     chance, directory = random.Random(seed), tmp_path / "sweep"
-    driver = start(directory, KINDS[kind], ray_env)
+    driver = start(directory, sections(kind), ray_env)
     kill_after_rows(driver, directory, chance.randrange(1, 12), chance.uniform(0, 0.3))
     if chance.random() < 0.5 and (directory / "records.jsonl").exists():
         with open(directory / "records.jsonl", "a") as file:
             file.write('{"trial_id": "000')  # a torn last line
-    rows = finish(directory, KINDS[kind], ray_env)
+    if chance.random() < 0.5:
+        shutil.rmtree(directory / "study", ignore_errors=True)
+    rows = finish(directory, {}, ray_env)
     assert finished(rows) == finished(undisturbed(kind))
-    assert len(finished(rows)) == KINDS[kind]["num_trials"]
+    assert len(finished(rows)) == NUM_TRIALS[kind]
     assert max(Counter((row["trial_id"], row["epochs_trained"]) for row in rows).values()) == 1
     assert max(Counter((row["trial_id"], row["attempt"], row["report"]) for row in rows).values()) == 1
     last = {row["trial_id"]: row["status"] for row in rows}

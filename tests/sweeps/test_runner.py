@@ -21,11 +21,11 @@ from sweeps.placement import place
 from sweeps.probe import Probe
 from sweeps.recorder import Recorder
 from sweeps.records import Row, read_manifest, read_records
-from sweeps.search import TRIAL_ID, VALUES
+from sweeps.search import IS_FINAL, SEED, TRIAL_ID, VALUES
 from sweeps.stopping import Stopping
 from sweeps.tune_hooks import Limits, Listener, TrialScheduler
 
-PROBE = Probe("fp32", "cpu-core", {"train": {"path": "x"}}, {"untrained.f1": 1.0}, {"python": "3.11"})
+PROBE = Probe("fp32", "cpu-core", {"train": {"path": "x", "sha256": "1"}}, {"untrained.f1": 1.0}, {"python": "3.11"})
 
 
 def config(**stop: object) -> SweepConfig:
@@ -35,7 +35,7 @@ def config(**stop: object) -> SweepConfig:
 
 def trial(number: int = 0, error: Exception | None = None) -> Any:
     """What Tune passes to callbacks."""
-    values = {TRIAL_ID: f"{number:05d}", VALUES: {"num_epochs": 2}}
+    values = {TRIAL_ID: f"{number:05d}", VALUES: {"num_epochs": 2}, SEED: 0, IS_FINAL: False}
     return SimpleNamespace(config=values, get_pickled_error=lambda: error)
 
 

@@ -14,7 +14,8 @@ from ray.tune.search import Searcher as RaySearcher
 from sweeps.config import SearchConfig
 from sweeps.history import PastTrial
 from sweeps.records import Row
-from sweeps.search import TRIAL_ID, VALUES, StudySearcher, distribution, sampler
+from sweeps.samplers import distribution, sampler
+from sweeps.search import IS_FINAL, SEED, TRIAL_ID, VALUES, StudySearcher, Suggestion
 from sweeps.space import Choice, IntRange, LogUniformRange, Scalar, Space, UniformRange
 
 SPACE = Space(
@@ -44,7 +45,7 @@ def drive(search: SearchConfig, space: Space = SPACE, num_open: int = 1) -> list
     """Runs a whole sweep of `num_open` trials at a time, which end in turn, and returns the values of each trial."""
     searcher, suggested = StudySearcher(space, search), []
     waiting: list[str] = []
-    for number in range(search.num_trials):
+    for number in range(search.num_trials or 0):
         suggestion = searcher.suggest(name := f"tune-{random.random()}")
         assert suggestion[TRIAL_ID] == f"{number:05d}"
         suggested.append(suggestion[VALUES])
@@ -132,10 +133,10 @@ def test_what_tpe_asks_for_depends_on_the_results() -> None:
 
 @pytest.mark.parametrize(("num_trials", "num_random"), [(1, 3), (6, 3), (12, 4), (20, 6), (30, 10), (1000, 10)])
 def test_tpe_starts_with_a_third_of_the_trials_at_random(num_trials: int, num_random: int) -> None:
-    found = sampler(SearchConfig(num_trials=num_trials), 0)
+    found = sampler(SearchConfig(), num_trials, 0)
     assert isinstance(found, TPESampler)
     assert found._n_startup_trials == num_random
-    assert isinstance(sampler(SearchConfig(searcher="random"), 0), RandomSampler)
+    assert isinstance(sampler(SearchConfig(searcher="random"), 20, 0), RandomSampler)
 
 
 def test_after_the_last_trial_the_search_is_finished() -> None:
@@ -147,7 +148,7 @@ def test_after_the_last_trial_the_search_is_finished() -> None:
 
 def test_an_empty_space_suggests_nothing_but_a_trial() -> None:
     searcher = StudySearcher(Space(), SearchConfig(num_trials=1))
-    assert searcher.suggest("a") == {TRIAL_ID: "00000", VALUES: {}}
+    assert searcher.suggest("a") == {TRIAL_ID: "00000", VALUES: {}, SEED: 0, IS_FINAL: False}
     searcher.on_trial_complete("a", {"dev.f1": 5.0, "epochs_trained": 3, "budget_epochs": 3})
     assert searcher.study.best_value == 5.0
 
@@ -278,7 +279,7 @@ def test_a_search_that_is_gone_on_with_asks_for_what_it_would_have_asked_for(kin
         assert searcher.num_left == 14 - num_ended
         for number in range(num_ended, 14):
             suggestion = searcher.suggest("x")
-            assert suggestion == {TRIAL_ID: f"{number:05d}", VALUES: expected[number]}
+            assert (suggestion[TRIAL_ID], suggestion[VALUES]) == (f"{number:05d}", expected[number])
             searcher.on_trial_complete("x", finished(expected[number]))
         assert searcher.suggest("x") == RaySearcher.FINISHED
         assert [trial.value for trial in searcher.study.trials] == [score_of(values) for values in expected]
@@ -310,7 +311,8 @@ def test_trials_outside_of_another_space_do_not_inform_it_and_the_interrupted_ar
     past = [past_trial_of_epochs(0, 2), past_trial_of_epochs(1, 9), PastTrial("00002", {"num_epochs": 8})]
     searcher = StudySearcher(Space({"num_epochs": IntRange(1, 5)}), SearchConfig(num_trials=4), past)
     assert [trial.params for trial in searcher.study.trials] == [inside]
-    assert searcher.suggest("x") == {TRIAL_ID: "00002", VALUES: {"num_epochs": 8}}
+    suggestion = searcher.suggest("x")
+    assert (suggestion[TRIAL_ID], suggestion[VALUES]) == ("00002", {"num_epochs": 8})
     searcher.on_trial_result("x", {"epochs_trained": 1, "dev.f1": 3.0})
     searcher.on_trial_complete("x", {"epochs_trained": 8, "budget_epochs": 8, "dev.f1": 3.0})
     assert searcher.suggest("y")[TRIAL_ID] == "00003"
@@ -328,3 +330,158 @@ def test_an_epoch_that_a_trial_tells_again_is_told_once() -> None:
     for epochs in (1, 2, 2):
         searcher.on_trial_result("x", {"epochs_trained": epochs, "dev.f1": 5.0})
     assert searcher.study.trials[0].intermediate_values == {1: 4.0, 2: 5.0}
+
+
+GRID = Space({"num_epochs": IntRange(2, 4), "optim.schedule": Choice(("linear", "constant"))})
+POINTS = [(epochs, schedule) for epochs in (2, 3, 4) for schedule in ("linear", "constant")]
+
+
+def ask_all(searcher: StudySearcher) -> list[tuple[Any, ...]]:
+    """Runs a search to its end, one trial at a time, and returns the values of each."""
+    found = []
+    while (suggestion := searcher.suggest("x")) != RaySearcher.FINISHED:
+        values = suggestion[VALUES]
+        found.append(tuple(values.values()))
+        searcher.on_trial_complete("x", {"dev.f1": 1.0, "epochs_trained": 1, "budget_epochs": 1})
+    return found
+
+
+def test_a_grid_is_all_combinations_with_those_that_shall_come_first_before() -> None:
+    assert ask_all(StudySearcher(GRID, SearchConfig(searcher="grid"))) == POINTS
+    first: tuple[dict[str, Scalar], ...] = ({"num_epochs": 4, "optim.schedule": "linear"},)
+    found = ask_all(StudySearcher(GRID, SearchConfig(searcher="grid", enqueue=first)))
+    assert found[0] == (4, "linear")
+    assert sorted(found) == sorted(POINTS)
+    assert ask_all(StudySearcher(GRID, SearchConfig(searcher="grid", num_trials=2))) == POINTS[:2]
+
+
+def test_a_wider_grid_has_the_points_that_were_not_tried_under_numbers_that_are_free() -> None:
+    def tried(number: int) -> PastTrial:
+        row: Row = {"status": "completed", "epochs_trained": 2, "budget_epochs": 2, "dev.f1": 10.0}
+        return PastTrial(f"{number:05d}", dict(zip(GRID.dimensions, POINTS[number], strict=True)), (row,))
+
+    past = [tried(number) for number in (0, 1, 3)]
+    wider = Space({**GRID.dimensions, "num_epochs": IntRange(2, 5)})
+    searcher = StudySearcher(wider, SearchConfig(searcher="grid"), past)
+    suggestions = [searcher.suggest(str(number)) for number in range(searcher.num_left)]
+    assert [int(suggestion[TRIAL_ID]) for suggestion in suggestions] == [2, 4, 5, 6, 7]
+    untried = [
+        point for point in [*POINTS, (5, "linear"), (5, "constant")] if point not in [POINTS[i] for i in (0, 1, 3)]
+    ]
+    assert [tuple(suggestion[VALUES].values()) for suggestion in suggestions] == untried
+
+
+def test_a_list_is_tried_in_its_order() -> None:
+    points: tuple[dict[str, Scalar], ...] = tuple({"num_epochs": number} for number in (5, 1, 3))
+    search = SearchConfig(searcher="list", enqueue=points)
+    assert ask_all(StudySearcher(Space({"num_epochs": IntRange(1, 10)}), search)) == [(5,), (1,), (3,)]
+
+
+def end(searcher: StudySearcher, name: str, f1: float | None, **more: Any) -> None:
+    searcher.on_trial_complete(name, {"dev.f1": f1, "epochs_trained": 2, "budget_epochs": 2, **more})
+
+
+REPLICATED = SearchConfig(searcher="random", num_trials=2, seeds=(0, 1, 2))
+
+
+def test_with_several_seeds_a_configuration_is_trained_with_each_and_the_study_hears_their_mean() -> None:
+    searcher = StudySearcher(SPACE, REPLICATED)
+    suggestions = [searcher.suggest(str(number)) for number in range(6)]
+    assert searcher.suggest("6") == RaySearcher.FINISHED
+    ids = ["00000", "00000-seed1", "00000-seed2", "00001", "00001-seed1", "00001-seed2"]
+    assert [item[TRIAL_ID] for item in suggestions] == ids
+    assert [item[SEED] for item in suggestions] == [0, 1, 2, 0, 1, 2]
+    assert suggestions[0][VALUES] == suggestions[2][VALUES] != suggestions[3][VALUES]
+    for name, f1 in (("2", 30.0), ("0", 10.0), ("4", 1.0), ("1", 11.0)):
+        end(searcher, name, f1)
+    assert [trial.value for trial in searcher.study.trials] == [17.0, None]
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        ({"budget_epochs": None, "dev.f1": 3.0}, TrialState.PRUNED),
+        ({"dev.f1": None}, TrialState.FAIL),
+        ({"dev.f1": float("nan")}, TrialState.FAIL),
+    ],
+)
+def test_after_a_trial_that_does_not_finish_its_configuration_gets_no_further_ones(
+    result: dict[str, Any], state: TrialState
+) -> None:
+    searcher = StudySearcher(SPACE, REPLICATED)
+    assert [searcher.suggest(name)[TRIAL_ID] for name in "ab"] == ["00000", "00000-seed1"]
+    end(searcher, "a", **({"f1": result.pop("dev.f1")} | result))
+    assert searcher.suggest("c")[TRIAL_ID] == "00001"
+    assert searcher.study.trials[0].state == TrialState.RUNNING  # its second trial still runs
+    end(searcher, "b", 50.0)
+    assert searcher.study.trials[0].state == state
+
+
+def test_more_seeds_are_trained_of_what_is_there_and_an_interrupted_trial_keeps_its_own() -> None:
+    values: dict[str, Scalar] = {"num_epochs": 2}
+    interrupted = PastTrial("00001-seed1", values, seed=1)
+    past = [past_trial_of_epochs(0, 2), past_trial_of_epochs(1, 2), interrupted]
+    search = SearchConfig(searcher="random", num_trials=2, seeds=(0, 1))
+    searcher = StudySearcher(Space({"num_epochs": IntRange(1, 5)}), search, past)
+    assert [searcher.suggest(name)[TRIAL_ID] for name in "ab"] == ["00001-seed1", "00000-seed1"]
+    end(searcher, "a", 30.0)
+    end(searcher, "b", 40.0)
+    assert [trial.value for trial in searcher.study.trials] == [30.0, 25.0]
+    assert searcher.suggest("c") == RaySearcher.FINISHED
+
+
+def test_two_objectives_are_told_both_without_scores_on_the_way() -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=6, cost_metric="cost.tflop"))
+    for number in range(6):
+        assert SPACE.contains(searcher.suggest("x")[VALUES])
+        searcher.on_trial_result("x", {"epochs_trained": 1, "dev.f1": 2.0, "cost.tflop": 1.0})
+        end(searcher, "x", 50.0 - number, **{"cost.tflop": 9.0 - number})
+    assert [trial.values for trial in searcher.study.trials] == [[50.0 - n, 9.0 - n] for n in range(6)]
+    assert len(searcher.study.best_trials) == 6
+
+
+class Twins:
+    """Takes trials with the same number of epochs for the same."""
+
+    def __init__(self, known: Mapping[int, float] | None = None) -> None:
+        self.known = dict(known or {})
+
+    def identify(self, suggestion: Suggestion) -> str:
+        return str(suggestion.values["num_epochs"])
+
+    def answer(self, suggestion: Suggestion) -> Row | None:
+        f1 = self.known.get(int(str(suggestion.values["num_epochs"])))
+        return None if f1 is None else {"dev.f1": f1, "epochs_trained": 1, "budget_epochs": 1}
+
+
+LIST = SearchConfig(searcher="list", enqueue=tuple({"num_epochs": number} for number in (5, 1, 1, 3, 1)))
+EPOCHS = Space({"num_epochs": IntRange(1, 5)})
+
+
+def test_what_was_trained_before_is_answered_and_told_but_not_suggested() -> None:
+    searcher = StudySearcher(EPOCHS, LIST, duplicates=Twins({1: 12.0, 3: 14.0}))
+    assert searcher.suggest("a")[VALUES] == {"num_epochs": 5}
+    assert searcher.suggest("b") == RaySearcher.FINISHED
+    assert [trial.value for trial in searcher.study.trials] == [None, 12.0, 12.0, 14.0, 12.0]
+
+
+def test_what_a_running_trial_trains_waits_for_it() -> None:
+    twins = Twins()
+    searcher = StudySearcher(EPOCHS, LIST, duplicates=twins)
+    assert [searcher.suggest(name)[VALUES]["num_epochs"] for name in "abc"] == [5, 1, 3]
+    assert searcher.suggest("d") is None
+    end(searcher, "a", 20.0)
+    assert searcher.suggest("d") is None
+    twins.known[1] = 21.0
+    end(searcher, "b", 21.0)
+    assert searcher.suggest("d") == RaySearcher.FINISHED
+    assert [trial.value for trial in searcher.study.trials] == [20.0, 21.0, 21.0, None, 21.0]
+
+
+def test_what_waited_for_a_trial_that_failed_runs_itself() -> None:
+    searcher = StudySearcher(EPOCHS, LIST, duplicates=Twins())
+    names = [searcher.suggest(name)[TRIAL_ID] for name in "abc"]
+    assert names == ["00000", "00001", "00003"]
+    searcher.on_trial_complete("b", error=True)
+    assert searcher.suggest("d")[TRIAL_ID] == "00002"
+    assert searcher.suggest("e") is None

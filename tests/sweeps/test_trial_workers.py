@@ -25,7 +25,7 @@ from sweeps.config import SweepConfig
 from sweeps.placement import place
 from sweeps.probe import Probe
 from sweeps.records import Row, read_records
-from sweeps.search import TRIAL_ID, VALUES
+from sweeps.search import IS_FINAL, SEED, TRIAL_ID, VALUES
 from sweeps.trial import TrialJob
 from sweeps.trial_workers import TrialWorkers, trial_worker
 from tests.commands import Command, running
@@ -375,7 +375,16 @@ def stop_each_trial_after_its_first_epoch() -> None:
     import ray
     from ray import tune
 
-    from sweeps.trainable import DEVICE, DIRECTORY, LAUNCHER, NUM_DEVICES, NUM_THREADS, TRAIN, TrialTrainable
+    from sweeps.trainable import (
+        DEVICE,
+        DIRECTORY,
+        EVALUATE_TESTS,
+        LAUNCHER,
+        NUM_DEVICES,
+        NUM_THREADS,
+        TRAIN,
+        TrialTrainable,
+    )
 
     config = load_config(SweepConfig, "sweep.yaml", ["train.num_epochs=1000"])
     with ray_session.ray_session(dashboard=True):
@@ -383,6 +392,9 @@ def stop_each_trial_after_its_first_epoch() -> None:
         spec = {
             TRIAL_ID: tune.grid_search(["00000", "00001"]),
             VALUES: {},
+            SEED: 0,
+            IS_FINAL: False,
+            EVALUATE_TESTS: "finalists",
             TRAIN: config.train.model_dump(),
             DIRECTORY: str(Path("stopped").absolute()),
             LAUNCHER: placement.launcher,
