@@ -26,6 +26,8 @@ def save_checkpoint(
     weights: Mapping[str, torch.Tensor],
     tensors: Mapping[str, Any],
     progress: Mapping[str, Any],
+    *,
+    keep: int | None = None,
 ) -> Path:
     """Writes a checkpoint beside its place, renames it into it, then removes the older ones.
 
@@ -35,6 +37,7 @@ def save_checkpoint(
         weights: The model's state.
         tensors: The optimizer's and scaler's states and the random states: tensors, numbers, lists and dicts of them.
         progress: Where the run stands, as JSON.
+        keep: Step of an older one that stays, because the run will go back to it.
 
     Returns:
         The checkpoint's directory.
@@ -42,7 +45,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: If it cannot be written; the older checkpoints are then still there.
     """
-    final = directory / f"{_PREFIX}{step:08d}"
+    final = checkpoint_path(directory, step)
     partial = final.with_name(f"{final.name}{_PARTIAL}")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -63,8 +66,9 @@ def save_checkpoint(
         # PyTorch's writer, broken off by a full disk, raises something of its own while it closes the file.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(f"{final}: the checkpoint cannot be written: {reason}") from error
+    kept = {final} if keep is None else {final, checkpoint_path(directory, keep)}
     for other in _checkpoints(directory):
-        if other != final:
+        if other not in kept:
             shutil.rmtree(other, ignore_errors=True)
     return final
 
@@ -75,6 +79,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Returns where the checkpoint lies that a run made after so many steps."""
+    return directory / f"{_PREFIX}{step:08d}"
 
 
 def _checkpoints(directory: Path) -> list[Path]:
@@ -99,6 +108,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     weights = _read(path / _WEIGHTS, load_file)
     tensors = _read(path / _TENSORS, partial(torch.load, map_location="cpu", weights_only=True))
     return weights, tensors, read_progress(path)
+
+
+def copy_to_cpu(values: Any) -> Any:
+    """Returns a copy on the CPU of what a checkpoint holds: tensors, numbers, text, lists and dicts of them."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().to("cpu", copy=True)
+    if isinstance(values, Mapping):
+        return {key: copy_to_cpu(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(map(copy_to_cpu, values))
+    return values
 
 
 def _read(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

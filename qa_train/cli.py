@@ -55,9 +55,13 @@ def train(
 ) -> int:
     """Fine-tunes one model and saves it with its scores and cost.
 
+    With optim.schedule=trunk one run gives a finished model for each of budgets; DIR holds the last one,
+    DIR/budgets/EPOCHS the others.
+
     \b
     Examples:
       python -m qa_train train --config qa_train/configs/demo.yaml --to models/demo num_epochs=2
+      python -m qa_train train --config qa_train/configs/demo_budgets.yaml --to models/budgets budgets=[1,2,4]
       python -m qa_train train --resume models/demo
     """
     if resume:
@@ -102,6 +106,8 @@ def _finish_training(directory: Path, config: TrainConfig, as_json: bool) -> int
     if as_json:
         print(json.dumps(summary, indent=2))
         return 0
+    for budget in summary.get("budgets", []):
+        print(f"{budget['budget_epochs']} epochs: dev F1 {budget['f1']:.2f}, exact match {budget['exact_match']:.2f}")
     for name, scores in summary["scores"].items():
         print(f"{name}: F1 {scores['f1']:.2f}, exact match {scores['exact_match']:.2f}")
     print(f"Wrote the model and {', '.join(summary['files'])} in {directory}")

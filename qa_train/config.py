@@ -1,6 +1,6 @@
 """The configuration of one training run: every key, its default and its range."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -18,11 +18,13 @@ from qa_train.config_io import (
     with_overrides,
     with_values,
 )
-from qa_train.config_schema import Config, CrossCheckError
+from qa_train.config_schema import Config, CrossCheckError, shown
+from qa_train.trunk import branch_epochs
 
 __all__ = [
     "DATA_DIR_VARIABLE",
     "DEFAULT_DATA_DIR",
+    "USED_BY_SCHEDULES",
     "AugmentConfig",
     "DataConfig",
     "ModelConfig",
@@ -52,10 +54,12 @@ _CONFUSIONS: dict[str, Any] = {
     "lookup": "data",
     "expected": "the path of a file that `python -m qa_train confusions` wrote | null",
 }
+_BUDGETS: dict[str, Any] = {"expected": "a list of different integers from 1 to 1000, ascending | null"}
 _MODEL: dict[str, Any] = {"lookup": "model", "expected": "a name on the Hugging Face Hub | a local directory"}
 
 Path = Annotated[str, Field(min_length=1)]
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+Budgets = Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(strict=False, min_length=1)]
 AutoCount = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -110,17 +114,46 @@ class ModelConfig(Config):
         return self
 
 
+USED_BY_SCHEDULES = {
+    "warmup_ratio": ("linear", "constant"),
+    "warmup_epochs": ("trunk",),
+    "cooldown": ("trunk",),
+    "cooldown_shape": ("trunk",),
+}
+"""Keys of `optim` that only some schedules use."""
+
+
 class OptimConfig(Config):
     """AdamW and its learning-rate schedule."""
 
     learning_rate: float = Field(default=3e-5, gt=0, le=1, description="peak, reached when the warm-up ends")
-    schedule: Literal["linear", "constant"] = Field(default="linear", description="after the warm-up; linear ends at 0")
-    warmup_ratio: float = Field(default=0.06, ge=0, lt=1, description="share of all steps that warm up")
+    schedule: Literal["linear", "constant", "trunk"] = Field(
+        default="linear", description="after the warm-up; linear ends at 0, trunk at 0 for each of budgets"
+    )
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1, description="share of all steps that warm up; not with trunk")
+    warmup_epochs: float = Field(default=0.1, ge=0, le=1000, description="trunk: epochs that warm up")
+    cooldown: float = Field(
+        default=0.2, gt=0, le=1, description="trunk: share of a budget in which the learning rate falls to 0"
+    )
+    cooldown_shape: Literal["1-sqrt", "linear"] = Field(default="1-sqrt", description="trunk: how it falls")
     weight_decay: float = Field(default=0.01, ge=0, le=1, description="decoupled; none on biases and LayerNorm")
     batch_size: int = Field(default=16, ge=1, le=65536, description="windows per step, over all workers")
     max_grad_norm: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         default=1.0, description="gradients are clipped to this L2 norm; null: not at all"
     )
+
+    @model_validator(mode="after")
+    def _keys_fit_schedule(self) -> Self:
+        problems = {}
+        for key in (key for key, schedules in USED_BY_SCHEDULES.items() if self.schedule not in schedules):
+            # A printed configuration holds every key, so that a default is no sign of a user's wish.
+            default, found = OptimConfig.model_fields[key].default, getattr(self, key)
+            if found != default:
+                unused = f"the default, with schedule {self.schedule}, which does not use it"
+                problems[key] = f"expected {default}, {unused}; found {found}"
+        if problems:
+            raise CrossCheckError(problems)
+        return self
 
 
 class AugmentConfig(Config):
@@ -158,7 +191,14 @@ class TrainConfig(Config):
     model: ModelConfig = Field(default=ModelConfig(), description="pretrained model and windows")
     optim: OptimConfig = Field(default=OptimConfig(), description="AdamW and its schedule")
     augment: AugmentConfig = Field(default=AugmentConfig(), description="changes of the training contexts")
-    num_epochs: int = Field(default=3, ge=1, le=1000, description="passes over the training data")
+    num_epochs: int = Field(
+        default=3, ge=1, le=1000, description="passes over the training data; by default the last of budgets"
+    )
+    budgets: Budgets | None = Field(
+        default=None,
+        description="with optim.schedule trunk, epochs to give a finished model each; null: 1 to num_epochs",
+        json_schema_extra=_BUDGETS,
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="of matrix products; auto: the fastest here"
     )
@@ -176,10 +216,46 @@ class TrainConfig(Config):
             "or make what stands under train a file of its own"
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _budgets_may_stand_alone(cls, values: Any) -> Any:
+        """Takes `num_epochs` from `budgets` where it is not given itself."""
+        budgets = values.get("budgets") if isinstance(values, dict) and "num_epochs" not in values else None
+        last = budgets[-1] if isinstance(budgets, list | tuple) and budgets else None
+        return {**values, "num_epochs": last} if type(last) is int and 1 <= last <= 1000 else values
+
     @model_validator(mode="after")
-    def _batch_can_be_cut(self) -> Self:
+    def _keys_fit(self) -> Self:
+        if problems := dict((*self._batch_problems(), *self._trunk_problems())):
+            raise CrossCheckError(problems)
+        return self
+
+    def _batch_problems(self) -> Iterator[tuple[str, str]]:
         pieces = self.scale.num_workers * self.scale.gradient_accumulation_steps
         if self.optim.batch_size < pieces:
             least = f"at least num_workers x gradient_accumulation_steps = {pieces}"
-            raise CrossCheckError({"optim.batch_size": f"expected {least}, found {self.optim.batch_size}"})
-        return self
+            yield "optim.batch_size", f"expected {least}, found {self.optim.batch_size}"
+
+    def _trunk_problems(self) -> Iterator[tuple[str, str]]:
+        if self.budgets is not None:
+            found = f"found {shown(list(self.budgets))}"
+            if self.optim.schedule != "trunk":
+                unused = f"with optim.schedule {self.optim.schedule}, which trains for num_epochs alone"
+                yield "budgets", f"expected null {unused}; {found}"
+            elif list(self.budgets) != sorted({*self.budgets}):
+                yield "budgets", f"expected each budget above the one before, {found}"
+            elif self.budgets[-1] != self.num_epochs:
+                yield "budgets", f"expected num_epochs {self.num_epochs} as the last one, {found}; set both alike"
+        if self.optim.schedule == "trunk":
+            first, cooldown = min(self.budgets or (1,)), self.optim.cooldown
+            most = float(branch_epochs(first, cooldown))
+            if self.optim.warmup_epochs > most:
+                left = f"where the trunk is left for the budget of {first}: {first} x (1 - cooldown {cooldown:g})"
+                yield "optim.warmup_epochs", f"expected at most {most:g}, {left}; found {self.optim.warmup_epochs:g}"
+
+    @property
+    def finished_epochs(self) -> tuple[int, ...]:
+        """The numbers of epochs for which this gives a finished model, ascending."""
+        if self.optim.schedule != "trunk":
+            return (self.num_epochs,)
+        return self.budgets or tuple(range(1, self.num_epochs + 1))

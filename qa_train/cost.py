@@ -53,15 +53,25 @@ class CostMeter:
             self.seconds[self._parts[-1]] += now - self._booked
         self._booked = now
 
-    def columns(self) -> dict[str, float | int]:
+    def columns(self, prefix: str = "cost") -> dict[str, float | int]:
         """Returns the costs by their column names in reports and records."""
-        parts: dict[str, float | int] = {f"cost.{name}_s": value for name, value in self.seconds.items()}
+        parts: dict[str, float | int] = {f"{prefix}.{name}_s": value for name, value in self.seconds.items()}
         return {
             **parts,
-            "cost.tokens": self.tokens,
-            "cost.tflop": self.flop / 1e12,
-            "cost.peak_memory_bytes": self.peak_memory_bytes,
+            f"{prefix}.tokens": self.tokens,
+            f"{prefix}.tflop": self.flop / 1e12,
+            f"{prefix}.peak_memory_bytes": self.peak_memory_bytes,
         }
+
+    def copy(self) -> "CostMeter":
+        """Returns what has been counted up to now, in a meter that does not go on."""
+        self._book()
+        return CostMeter.from_json(self.to_json())
+
+    def minus(self, part: "CostMeter") -> "CostMeter":
+        """Returns the cost without that of a part of the run; peaks of memory are not told apart."""
+        seconds = {name: value - part.seconds[name] for name, value in self.seconds.items()}
+        return CostMeter(seconds, self.tokens - part.tokens, self.flop - part.flop, self.peak_memory_bytes)
 
     def add(self, other: "CostMeter") -> None:
         """Adds the cost of an earlier part of the same run."""

@@ -3,12 +3,15 @@
 Everything random is a function of (seed, step, rank): the order of the batches and, since the generators are seeded
 anew at each step, the dropout. The learning rate is a function of the step. So a checkpoint needs no random states, and
 a run that is resumed continues bit for bit as if it had not been interrupted (on a CPU, or with deterministic kernels).
+
+With the schedule `trunk` there is one report for each budget, while the model is the finished one of that budget; then
+model, optimizer and scaler are put back to where the trunk was left. See `trunk` for the order of the work.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,14 +23,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qa_train.batching import Batch, collate, epoch_batches, padded_length, split_batch
-from qa_train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from qa_train.checkpoint import checkpoint_path, copy_to_cpu, latest_checkpoint, load_checkpoint, save_checkpoint
 from qa_train.cost import CostMeter, FlopModel, measure_flop, peak_memory_bytes
 from qa_train.errors import CheckpointError, QAError
 from qa_train.evaluate import EvalSet, Evaluation, evaluate_model, qa_logits, span_loss
-from qa_train.optim import Schedule, build_optimizer, num_warmup_steps, schedule_factor, set_learning_rate
+from qa_train.optim import build_optimizer, set_learning_rate
 from qa_train.precision import Precision
+from qa_train.recipe import Progress, Recipe, Report
 from qa_train.tokenization import Features, Ints
+from qa_train.trunk import leg_at, next_leg
 from qa_train.workers import largest, num_workers, rank
+
+__all__ = ["CHECKPOINT_EVERY_S", "Progress", "Recipe", "Report", "TrainingLoop"]
 
 CHECKPOINT_EVERY_S = 600.0
 _CHECK_LOSS_EVERY = 10
@@ -38,70 +45,15 @@ _COMPILED_MULTIPLE = 64
 _PROGRESS_EVERY_S = 1.0
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What training does, whatever it runs on; the fields are those of the configuration of the same names."""
-
-    num_epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: Schedule = "linear"
-    warmup_ratio: float = 0.06
-    weight_decay: float = 0.01
-    max_grad_norm: float | None = 1.0
-    gradient_accumulation_steps: int = 1
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Report:
-    """Where a run stands after an epoch; plain values, as they go into records.
-
-    Attributes:
-        epochs_trained: Epochs trained so far, 1 or more.
-        budget_epochs: Epochs the model is trained for if this is the finished model, else None.
-        step: Optimizer steps taken.
-        learning_rate: Of the last step.
-        train_loss: Mean over the epoch's windows.
-        eval_loss: Mean over the dev windows with a known answer; None if there is none.
-        f1: Official dev F1, 0 to 100.
-        exact_match: Official dev exact match, 0 to 100.
-        start_accuracy: See `Evaluation`.
-        end_accuracy: See `Evaluation`.
-        cost: Columns of `CostMeter`, since the run began.
-    """
-
-    epochs_trained: int
-    budget_epochs: int | None
-    step: int
-    learning_rate: float
-    train_loss: float
-    eval_loss: float | None
-    f1: float
-    exact_match: float
-    start_accuracy: float | None
-    end_accuracy: float | None
-    cost: dict[str, float | int]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands between two reports: steps taken and in all, loss and learning rate of the last one."""
-
-    step: int
-    num_steps: int
-    loss: float
-    learning_rate: float
-
-
 class TrainingLoop:
     """Trains one model; iterate over `reports()`.
 
     Attributes:
         model: The model being trained, unwrapped.
         features: Training windows of the present epoch.
-        meter: The cost so far.
-        evaluation: The last evaluation on dev, with its predictions; None before the first epoch ends.
+        meter: The cost so far, that of all branches included.
+        evaluation: The evaluation on dev, with its predictions, of the report told last. None where that report was
+            told before a resume and the model has moved on since: it was there to be saved when it was told first.
     """
 
     def __init__(
@@ -134,11 +86,13 @@ class TrainingLoop:
                 default.
             compiled: Whether training passes go through `torch.compile`; windows are then padded to few lengths, and
                 batches of another size than the usual one are not compiled, so that it compiles a few times only.
-            checkpoint_dir: Where checkpoints go, one after each epoch; none are written without it.
+            checkpoint_dir: Where checkpoints go, one after each epoch; none are written without it. Where a branch
+                leaves the trunk there is one more, which stays until the run has gone back to it; without the
+                directory, that state is held in the memory of the CPU.
             checkpoint_every_s: Seconds after which there is one within an epoch.
             meter: The cost so far, such as that of loading; a resumed run adds its own earlier cost.
-            on_step: Called after each step with the number of steps taken and the loss; makes every step wait for
-                the device.
+            on_step: Called after each step with the number of steps that the run has taken and the loss; makes every
+                step wait for the device.
             on_progress: Called in the first worker, about once a second and at the end of each epoch.
 
         Raises:
@@ -153,19 +107,22 @@ class TrainingLoop:
         self._on_step, self._on_progress = on_step, on_progress if rank() == 0 else None
         self._last_progress = 0.0
         self.steps_per_epoch = -(-len(features) // recipe.batch_size)
-        self.num_steps = self.steps_per_epoch * recipe.num_epochs
-        self._num_warmup = num_warmup_steps(self.num_steps, recipe.warmup_ratio)
-        self._step, self._epoch_loss = 0, torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        self._legs = recipe.legs(self.steps_per_epoch)
+        self.num_steps = self._legs[-1].taken
+        self._num_warmup = recipe.num_warmup(self.steps_per_epoch)
+        self._leg, self._taken = self._legs[0], 0
+        self._epoch_loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self._past_reports: list[Report] = []
+        self._at_branch, self._of_others = CostMeter(), CostMeter()
+        self._trunk: tuple[dict[str, Any], dict[str, Any]] | None = None
         self.model = model
         nn.Module.to(model, accelerator.device)
-        self._optimizer = build_optimizer(self.model, recipe.learning_rate, recipe.weight_decay)
-        tensors = self._restore(checkpoint_dir and latest_checkpoint(checkpoint_dir))
-        self._prepared, self._optimizer = accelerator.prepare(self.model, self._optimizer)
+        optimizer = build_optimizer(self.model, recipe.learning_rate, recipe.weight_decay)
+        self._prepared, self._optimizer = accelerator.prepare(self.model, optimizer)
         self._compiled = torch.compile(self._prepared, dynamic=False) if compiled else None
         self._pad_multiple = _COMPILED_MULTIPLE if compiled else _GPU_MULTIPLE if self._on_gpu else 1
-        if tensors.get("scaler") and accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(tensors["scaler"])
+        if checkpoint := checkpoint_dir and latest_checkpoint(checkpoint_dir):
+            self._resume(checkpoint)
 
     @property
     def precision(self) -> Precision:
@@ -173,30 +130,45 @@ class TrainingLoop:
         name = self.accelerator.mixed_precision
         return "fp32" if name == "no" else name
 
+    @property
+    def budget_epochs(self) -> int:
+        """Epochs for which the present model is trained: `num_epochs`, or the budget whose branch comes or was last."""
+        return self._leg.budget
+
+    @property
+    def finished(self) -> list[Report]:
+        """The reports of the finished models so far."""
+        return [report for report in self._past_reports if report.budget_epochs is not None]
+
     def reports(self) -> Iterator[Report]:
-        """Trains to the end; yields a report after each epoch, those of epochs before a resume included.
+        """Trains to the end; yields a report after each epoch, those before a resume included.
+
+        With the schedule `trunk` only where a budget is finished. At a report that has `budget_epochs` and leaves
+        `evaluation` not None, the model is the one it tells of, to be saved before the next report is asked for.
 
         Raises:
             QAError: If the loss is no longer finite.
-            CheckpointError: If a checkpoint cannot be written.
+            CheckpointError: If a checkpoint cannot be written, or the one of the trunk cannot be read.
         """
-        if self._step == self.num_steps:  # the run was resumed at its very end; whoever saves it needs its evaluation
+        yield from self._past_reports[:-1]
+        if self._leg_is_over:  # the run was resumed right there; whoever saves the model needs its evaluation
             with self.meter.part("evaluating"):
                 self.evaluation = self.evaluate(self.dev)
-        yield from self._past_reports
-        if self._step < self.num_steps:
+        yield from self._past_reports[-1:]
+        if self._taken < self.num_steps:
             with self.meter.part("loading"):
                 self._try_longest_batch()
-        while self._step < self.num_steps:
+        while self._taken < self.num_steps:
+            if self._leg_is_over:
+                self._return_to_trunk()
             with self.meter.part("training"):
                 self._train_epoch()
-            with self.meter.part("evaluating"):
-                self.evaluation = self.evaluate(self.dev)
-            report = self._report(self.evaluation)
-            self._past_reports.append(report)
+            is_due = self._leg_is_over or self.recipe.schedule != "trunk"  # the trunk's own model is not finished
+            report = self._report() if is_due else None
             self._epoch_loss.zero_()
             self._save_checkpoint()
-            yield report
+            if report:
+                yield report
 
     def evaluate(self, eval_set: EvalSet) -> Evaluation:
         """Scores the model as it is on a data set."""
@@ -221,10 +193,12 @@ class TrainingLoop:
         saved = time.monotonic()
         self._prepared.train()
         for batch in batches[position:]:
+            if self._step == self._leg.branch:
+                self._leave_trunk()
             loss = self._train_step(batch)
             self._count(batch)
             self._epoch_loss += loss.double() * len(batch)
-            self._step += 1
+            self._taken += 1
             self._look_at(loss)
             is_last = self._step % self.steps_per_epoch == 0
             if not is_last and time.monotonic() - saved >= self.checkpoint_every_s:
@@ -234,8 +208,7 @@ class TrainingLoop:
     def _train_step(self, indices: Ints) -> Tensor:
         """Takes one optimizer step on a global batch and returns its mean loss over all workers []."""
         recipe = self.recipe
-        factor = schedule_factor(self._step, self.num_steps, self._num_warmup, recipe.schedule)
-        set_learning_rate(self._optimizer, recipe.learning_rate * factor)
+        set_learning_rate(self._optimizer, recipe.learning_rate_at(self._step, self._leg, self._num_warmup))
         loss = self._backward(indices)
         if recipe.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self._prepared.parameters(), recipe.max_grad_norm)
@@ -311,31 +284,41 @@ class TrainingLoop:
         """Checks and passes on the loss of a step, where that is due: each look waits for the device."""
         is_last = self._step % self.steps_per_epoch == 0
         # All workers must look at the same steps, so that they fail together.
-        if is_last or self._on_step or self._step % _CHECK_LOSS_EVERY == 0:
+        if is_last or self._on_step or self._taken % _CHECK_LOSS_EVERY == 0:
             value = float(loss)
             if not np.isfinite(value):
                 raise QAError(
-                    f"step {self._step} of {self.num_steps}: the training loss is {value}; "
+                    f"step {self._taken} of {self.num_steps}: the training loss is {value}; "
                     f"lower optim.learning_rate ({self.recipe.learning_rate:g}), or use precision=fp32"
                 )
             if self._on_step:
-                self._on_step(self._step, value)
+                self._on_step(self._taken, value)
         now = time.monotonic()
         if self._on_progress and (is_last or now - self._last_progress >= _PROGRESS_EVERY_S):
-            self._on_progress(Progress(self._step, self.num_steps, float(loss), self._learning_rate))
+            self._on_progress(Progress(self._taken, self.num_steps, float(loss), self._learning_rate))
             self._last_progress = now
 
     @property
     def _learning_rate(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def _report(self, evaluation: Evaluation) -> Report:
-        epoch = self._step // self.steps_per_epoch
+    @property
+    def _step(self) -> int:
+        """Steps that the present model has taken; those of other branches do not count."""
+        return self._leg.step_at(self._taken)
+
+    @property
+    def _leg_is_over(self) -> bool:
+        return self._taken == self._leg.taken
+
+    def _report(self) -> Report:
+        with self.meter.part("evaluating"):
+            evaluation = self.evaluation = self.evaluate(self.dev)
         device = self.accelerator.device
         self.meter.peak_memory_bytes = max(self.meter.peak_memory_bytes, largest(peak_memory_bytes(device), device))
-        return Report(
-            epochs_trained=epoch,
-            budget_epochs=epoch if epoch == self.recipe.num_epochs else None,
+        report = Report(
+            epochs_trained=self._step // self.steps_per_epoch,
+            budget_epochs=self._leg.budget if self._leg_is_over else None,
             step=self._step,
             learning_rate=self._learning_rate,
             train_loss=float(self._epoch_loss) / len(self.features),
@@ -344,47 +327,91 @@ class TrainingLoop:
             exact_match=evaluation.scores.exact_match,
             start_accuracy=evaluation.start_accuracy,
             end_accuracy=evaluation.end_accuracy,
-            cost=self.meter.columns(),
+            cost=self.cost_columns(),
         )
+        self._past_reports.append(report)
+        return report
+
+    def cost_columns(self) -> dict[str, float | int]:
+        """Returns what the run has cost so far, `cost.<name>`; see `CostMeter`.
+
+        With the schedule `trunk` also what the present model's way cost, `model_cost.<name>`: all but the other
+        branches. Without it the two are the same.
+        """
+        meter = self.meter.copy()
+        if self.recipe.schedule != "trunk":
+            return meter.columns()
+        return meter.columns() | meter.minus(self._of_others).columns("model_cost")
+
+    def _leave_trunk(self) -> None:
+        """Keeps the trunk as it is now, if the run will go back to it after the branch that begins."""
+        if self._leg.kept is None:
+            return
+        self._at_branch = self.meter.copy()
+        if self._leg.kept < self._taken:
+            return  # the leg before left it at the same step
+        if self.checkpoint_dir is None:
+            with self.meter.part("checkpointing"):
+                self._trunk = copy_to_cpu(self.model.state_dict()), copy_to_cpu(self._tensors())
+        elif not checkpoint_path(self.checkpoint_dir, self._leg.kept).exists():
+            self._save_checkpoint()
+
+    def _return_to_trunk(self) -> None:
+        """Puts the model back to where the finished leg left the trunk, and begins the next one."""
+        with self.meter.part("checkpointing"):
+            if self._trunk:
+                self._load(*self._trunk)
+            elif self.checkpoint_dir and self._leg.kept is not None:
+                self._load(*load_checkpoint(checkpoint_path(self.checkpoint_dir, self._leg.kept))[:2])
+        self._of_others.add(self.meter.minus(self._at_branch))
+        left, self._leg = self._leg, next_leg(self._legs, self._leg)
+        if self._leg.kept != left.kept:
+            self._trunk = None
+
+    def _tensors(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def _load(self, weights: dict[str, Tensor], tensors: dict[str, Any]) -> None:
+        self.model.load_state_dict(weights)
+        self._optimizer.load_state_dict(tensors["optimizer"])
+        if tensors["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(tensors["scaler"])
 
     def _save_checkpoint(self) -> None:
         if self.checkpoint_dir is None or rank() != 0:
             return
-        scaler = self.accelerator.scaler
         with self.meter.part("checkpointing"):
-            save_checkpoint(
-                self.checkpoint_dir,
-                self._step,
-                self.model.state_dict(),
-                {
-                    "optimizer": self._optimizer.state_dict(),
-                    "scaler": scaler.state_dict() if scaler is not None else {},
-                },
-                {
-                    "recipe": asdict(self.recipe),
-                    "num_windows": len(self.features),
-                    "precision": self.precision,
-                    "step": self._step,
-                    "epoch_loss": float(self._epoch_loss),
-                    "reports": [asdict(report) for report in self._past_reports],
-                    "meter": self.meter.to_json(),
-                },
-            )
+            progress = {
+                "recipe": self.recipe.to_json(),
+                "num_windows": len(self.features),
+                "precision": self.precision,
+                "step": self._taken,
+                "epoch_loss": float(self._epoch_loss),
+                "reports": [asdict(report) for report in self._past_reports],
+                "meter": self.meter.to_json(),
+                "at_branch": self._at_branch.to_json(),
+                "of_others": self._of_others.to_json(),
+            }
+            weights, keep = self.model.state_dict(), self._leg.needs(self._taken)
+            save_checkpoint(self.checkpoint_dir, self._taken, weights, self._tensors(), progress, keep=keep)
 
-    def _restore(self, path: Path | None) -> dict[str, Any]:
-        """Takes over a checkpoint's state, if there is one; returns its tensors."""
-        if path is None:
-            return {}
+    def _resume(self, path: Path) -> None:
+        """Takes over a checkpoint's state."""
         weights, tensors, progress = load_checkpoint(path)
-        expected = {"recipe": asdict(self.recipe), "num_windows": len(self.features)}
-        found = {key: progress.get(key) for key in expected}
+        expected = {"recipe": self.recipe.to_json(), "num_windows": len(self.features)}
+        found = {"recipe": Recipe.with_defaults(progress.get("recipe", {})), "num_windows": progress.get("num_windows")}
         if found != expected:
             raise CheckpointError(f"{path}: expected the checkpoint of a run with {expected}, found one with {found}")
-        self.model.load_state_dict(weights)
-        self._optimizer.load_state_dict(tensors["optimizer"])
-        self._step = progress["step"]
+        self._load(weights, tensors)
+        self._taken = progress["step"]
+        self._leg = leg_at(self._legs, self._taken)
         self._epoch_loss += progress["epoch_loss"]
         self._past_reports = [Report(**report) for report in progress["reports"]]
-        before = CostMeter.from_json(progress["meter"])
-        self.meter.add(before)
-        return tensors
+        self.meter.add(CostMeter.from_json(progress["meter"]))
+        for meter, name in ((self._at_branch, "at_branch"), (self._of_others, "of_others")):
+            if name in progress:  # an older version had no branches
+                meter.add(CostMeter.from_json(progress[name]))

@@ -16,14 +16,14 @@ from qa_train.display import Display
 from qa_train.errors import CheckpointError, DataError, QAError
 from qa_train.resources import limit_threads, num_cpus, place_workers
 from qa_train.storage import unused_dir, write_json, write_text
-from qa_train.training import MODEL_CARD, TRAINING_RECORD, start_training
+from qa_train.training import MODEL_CARD, TRAINING_RECORD, Training, start_training
 from qa_train.workers import rank
 
 RUN_CONFIG = "run.yaml"
 """The resolved configuration; stands in the directory while the training is not finished."""
-_CHECKPOINTS, _REPORTS, _LOCK = "checkpoints", "reports.json", ".lock"
+_CHECKPOINTS, _REPORTS, _BUDGETS, _LOCK = "checkpoints", "reports.json", "budgets", ".lock"
 _LEFT_BY_TRAINING = (
-    *(RUN_CONFIG, TRAINING_RECORD, _CHECKPOINTS, _REPORTS, _LOCK, ".*.tmp", "README.md"),
+    *(RUN_CONFIG, TRAINING_RECORD, _CHECKPOINTS, _REPORTS, _BUDGETS, _LOCK, ".*.tmp", "README.md"),
     *("events.jsonl", ".ray_train", "scores_*.parquet"),  # the first two are of Ray Train
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -105,7 +105,8 @@ def train_into(directory: Path, config: TrainConfig, *, progress: bool = False) 
         progress: Whether to show a progress bar on stderr; a line is written there for each epoch anyway.
 
     Returns:
-        `scores` by set, `cost` by column, and the `files` written beside the model.
+        `scores` by set, `cost` by column, and the `files` written beside the model; with the schedule `trunk` also the
+        `budgets`, see `Training.budgets`.
 
     Raises:
         ConfigError: If the machine or cluster has not what `scale` asks for.
@@ -157,6 +158,8 @@ def train_to_end(
 ) -> None:
     """Trains in this process, alone or as a worker; the first worker saves the model.
 
+    With the schedule `trunk` that is the model of the last budget; those of the others go to `budgets/<epochs>`.
+
     Args:
         directory: Of the model and its checkpoints.
         config: What to train.
@@ -172,11 +175,23 @@ def train_to_end(
     for report in training.loop.reports():
         reports.append(report)
         if is_first:
+            if report.budget_epochs not in (None, config.num_epochs) and training.loop.evaluation:
+                _save_budget(training, directory)
             show({"report": asdict(report)})
     training.evaluate_tests()
     if is_first:
         training.save(directory)
         write_json(directory / _REPORTS, [asdict(report) for report in reports])
         scored = training.write_question_scores(directory, config.num_epochs)
-        files = [TRAINING_RECORD, MODEL_CARD, _REPORTS, *scored]
-        show({"summary": {"scores": training.summaries(), "cost": training.loop.meter.columns(), "files": files}})
+        earlier = [f"{_BUDGETS}/{budget}" for budget in config.finished_epochs[:-1]]
+        summary: dict[str, Any] = {"scores": training.summaries(), "cost": training.loop.cost_columns()}
+        summary |= {"budgets": budgets} if (budgets := training.budgets()) else {}
+        show({"summary": summary | {"files": [TRAINING_RECORD, MODEL_CARD, _REPORTS, *scored, *earlier]}})
+
+
+def _save_budget(training: Training, directory: Path) -> None:
+    """Saves the model of a budget that is not the last, before the run goes on from the trunk."""
+    budget = training.loop.budget_epochs
+    with training.loop.meter.part("checkpointing"):
+        training.save(directory / _BUDGETS / str(budget))
+        training.write_question_scores(directory / _BUDGETS / str(budget), budget)

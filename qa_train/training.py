@@ -79,7 +79,7 @@ class Training:
         return self.loop.model
 
     def evaluate_tests(self) -> None:
-        """Scores the test sets."""
+        """Scores the test sets with the model as it is: with the schedule `trunk`, the present budget's."""
         for name, examples in self.questions.tests.items():
             with self.loop.meter.part("evaluating"):
                 evaluation = self.loop.evaluate(eval_set(name, examples, self.tokenizer, self.config))
@@ -116,6 +116,19 @@ class Training:
             write_question_scores(directory / file, scores, examples)
         return list(files)
 
+    def budgets(self) -> list[dict[str, Any]]:
+        """Returns what each budget finished so far came to: its epochs, dev F1 and exact match, and its model's cost.
+
+        Empty where the schedule is not `trunk`.
+        """
+        if self.config.optim.schedule != "trunk":
+            return []
+        return [
+            {"budget_epochs": report.budget_epochs, "f1": report.f1, "exact_match": report.exact_match}
+            | {name: value for name, value in report.cost.items() if name.startswith("model_cost.")}
+            for report in self.loop.finished
+        ]
+
     def save(self, directory: Path) -> None:
         """Writes the model, its tokenizer, `training.json` and a model card.
 
@@ -123,16 +136,19 @@ class Training:
             CheckpointError: If the model cannot be written.
             DataError: If one of the others cannot be written.
         """
-        record = {
+        record: dict[str, Any] = {
             "config": self.config.model_dump(),
             "precision": self.precision,
             "device": device_name(self.loop.accelerator.device),
             "data": self.questions.description,
+            "budget_epochs": self.loop.budget_epochs,
             "scores": self.summaries(),
-            "cost": self.loop.meter.columns(),
+            "cost": self.loop.cost_columns(),
             "versions": library_versions(),
             "commit": commit(),
         }
+        if budgets := self.budgets():
+            record["budgets"] = budgets
         save_model(self.model, self.tokenizer, directory)
         write_json(directory / TRAINING_RECORD, record)
         write_text(directory / MODEL_CARD, model_card(record, directory.name))
@@ -228,7 +244,10 @@ def recipe_of(config: TrainConfig) -> Recipe:
     """Returns the part of a configuration that the loop follows."""
     optim = config.optim.model_dump()
     steps = config.scale.gradient_accumulation_steps
-    return Recipe(num_epochs=config.num_epochs, gradient_accumulation_steps=steps, seed=config.seed, **optim)
+    budgets = config.finished_epochs if config.optim.schedule == "trunk" else ()
+    return Recipe(
+        num_epochs=config.num_epochs, budgets=budgets, gradient_accumulation_steps=steps, seed=config.seed, **optim
+    )
 
 
 def build_accelerator(precision: Precision, use_gpu: bool) -> Accelerator:

@@ -31,6 +31,7 @@ def shrunk(config: TrainConfig, tiny_run: Path) -> TrainConfig:
             "data.test": {},
             "model.name": str(tiny_run / "model"),
             "num_epochs": 1,
+            "budgets": None,
             "precision": "fp32",
             "scale.use_gpu": False,
         },
@@ -54,9 +55,11 @@ def train_two_steps(config: TrainConfig) -> list[float]:
 
 
 def test_the_presets_that_users_are_told_of_are_there() -> None:
-    expected = {"bert", "demo", "distilbert", "offline_minilm", "roberta", "study_10_epochs", "study_30_epochs"}
+    expected = {"bert", "demo", "demo_budgets", "distilbert", "offline_minilm", "roberta"}
+    expected |= {"study_10_epochs", "study_30_epochs"}
     assert {path.stem for path in TRAIN_PRESETS} == expected
-    expected = {"demo", "epochs_lr_warmup", "offline_minilm", "recognition_noise", "recognition_noise_seeds", "study_grid"}
+    expected = {"demo", "epochs_lr_warmup", "offline_minilm", "study_grid"}
+    expected |= {"recognition_noise", "recognition_noise_seeds"}
     assert {path.stem for path in SWEEP_PRESETS} == expected
 
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from qa_train import checkpoint
-from qa_train.checkpoint import latest_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from qa_train.checkpoint import (
+    checkpoint_path,
+    copy_to_cpu,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from qa_train.errors import CheckpointError
 
 FILES = ("model.safetensors", "state.pt", "progress.json")
@@ -64,6 +71,24 @@ def test_only_the_newest_is_kept(tmp_path: Path) -> None:
         save(tmp_path, step)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000100"]
     assert holds(latest_checkpoint(tmp_path), 100)
+
+
+def test_an_older_one_that_is_still_needed_stays(tmp_path: Path) -> None:
+    for step, needed in ((3, None), (4, 3), (5, 3)):
+        save_checkpoint(tmp_path, step, *state(step), keep=needed)
+    assert sorted(tmp_path.iterdir()) == [checkpoint_path(tmp_path, 3), checkpoint_path(tmp_path, 5)]
+    assert holds(checkpoint_path(tmp_path, 3), 3)
+    assert holds(latest_checkpoint(tmp_path), 5)
+    save(tmp_path, 6)
+    assert [*tmp_path.iterdir()] == [checkpoint_path(tmp_path, 6)]
+
+
+def test_a_copy_on_the_cpu_has_its_own_memory() -> None:
+    values: dict[str, Any] = {"a": torch.ones(2), "b": [torch.zeros(1), 3, None], "c": {0: (torch.ones(1), "text")}}
+    copied = copy_to_cpu(values)
+    assert str(copied) == str(values)
+    values["a"].zero_()
+    assert copied["a"].tolist() == [1, 1]
 
 
 def test_a_run_without_checkpoints_has_no_latest(tmp_path: Path) -> None:

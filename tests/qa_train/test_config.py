@@ -1,10 +1,22 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
-from qa_train.config import DATA_DIR_VARIABLE, TrainConfig, build_config, load_config
+from qa_train.config import (
+    DATA_DIR_VARIABLE,
+    USED_BY_SCHEDULES,
+    OptimConfig,
+    TrainConfig,
+    build_config,
+    describe_config,
+    get_dotted,
+    load_config,
+    to_yaml,
+    with_values,
+)
 from qa_train.errors import ConfigError
 
 MINIMAL = {"data": {"train": "train.json"}}
@@ -50,10 +62,11 @@ def test_the_defaults_are_the_documented_ones(config: TrainConfig) -> None:
     documented = """
         data: {train: train.json, dev: null, dev_fraction: 0.1, test: {}, extra_train: {}, extra_weights: {}}
         model: {name: distilbert-base-uncased, max_seq_length: 384, doc_stride: 128, single_window: false}
-        optim: {learning_rate: 3.0e-5, schedule: linear, warmup_ratio: 0.06, weight_decay: 0.01,
-                batch_size: 16, max_grad_norm: 1.0}
+        optim: {learning_rate: 3.0e-5, schedule: linear, warmup_ratio: 0.06, warmup_epochs: 0.1, cooldown: 0.2,
+                cooldown_shape: 1-sqrt, weight_decay: 0.01, batch_size: 16, max_grad_norm: 1.0}
         augment: {recognition_noise: 0.0, confusions: null}
         num_epochs: 3
+        budgets: null
         precision: auto
         scale: {num_workers: 1, use_gpu: auto, launcher: auto, cpus_per_worker: auto,
                 gradient_accumulation_steps: 1, compile: false}
@@ -88,7 +101,36 @@ def test_a_config_cannot_be_changed(config: TrainConfig) -> None:
         ("optim: {learning_rate: null}", "optim.learning_rate: expected a number > 0 and <= 1, found null"),
         ("optim: {warmup_ratio: 1}", "optim.warmup_ratio: expected a number >= 0 and < 1, found 1"),
         ("optim: {batch_size: true}", "optim.batch_size: expected an integer from 1 to 65536, found true"),
-        ("optim: {schedule: trunk}", "optim.schedule: expected linear | constant, found the text 'trunk'"),
+        ("optim: {schedule: cosine}", "optim.schedule: expected linear | constant | trunk, found the text 'cosine'"),
+        ("optim: {schedule: trunk, cooldown: 0}", "optim.cooldown: expected a number > 0 and <= 1, found 0"),
+        (
+            "optim: {schedule: trunk, warmup_ratio: 0.1}",
+            "optim.warmup_ratio: expected 0.06, the default, with schedule trunk, which does not use it; found 0.1",
+        ),
+        (
+            "optim: {warmup_epochs: 0.5}",
+            "optim.warmup_epochs: expected 0.1, the default, with schedule linear, which does not use it; found 0.5",
+        ),
+        (
+            "optim: {schedule: constant, cooldown_shape: linear}",
+            "optim.cooldown_shape: expected 1-sqrt, the default, with schedule constant, which does not use it; "
+            "found linear",
+        ),
+        (
+            "budgets: [1, 2]",
+            "budgets: expected null with optim.schedule linear, which trains for num_epochs alone; "
+            "found the list [1, 2]",
+        ),
+        (
+            "optim: {schedule: trunk, warmup_epochs: 0.81}",
+            "optim.warmup_epochs: expected at most 0.8, where the trunk is left for the budget of 1: "
+            "1 x (1 - cooldown 0.2); found 0.81",
+        ),
+        (
+            "optim: {schedule: trunk, cooldown: 0.3, warmup_epochs: 2}\nbudgets: [2, 4]",
+            "optim.warmup_epochs: expected at most 1.4, where the trunk is left for the budget of 2: "
+            "2 x (1 - cooldown 0.3); found 2",
+        ),
         ("optim: 3", "optim: expected a mapping of keys, found 3"),
         ("num_epochs: 0", "num_epochs: expected an integer from 1 to 1000, found 0"),
         ("num_epochs: 2.5", "num_epochs: expected an integer from 1 to 1000, found 2.5"),
@@ -139,7 +181,7 @@ def test_an_unknown_override_is_named_with_the_nearest_key(tmp_path: Path, key: 
 def test_an_unknown_key_of_the_file_is_named_in_its_section(tmp_path: Path) -> None:
     assert problems(tmp_path, GOOD + "optim: {lr: 1}\nxyz: 3\n") == (
         "optim.lr: unknown key, the nearest known one is optim.learning_rate",
-        "xyz: unknown key, expected one of data, model, optim, augment, num_epochs, precision, scale, seed",
+        "xyz: unknown key, expected one of data, model, optim, augment, num_epochs, budgets, precision, scale, seed",
     )
 
 
@@ -206,3 +248,78 @@ def test_the_config_of_a_sweep_is_recognised_and_its_command_named(tmp_path: Pat
         [problem] = problems(tmp_path, text)
         assert "configuration of a sweep" in problem
         assert "python -m sweeps run" in problem
+
+
+TRUNK = GOOD + "optim: {schedule: trunk}\n"
+A_LIST = "budgets: expected a list of different integers from 1 to 1000, ascending | null, found"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("", [], (1, 2, 3)),
+        ("num_epochs: 2", [], (1, 2)),
+        ("budgets: [1, 2, 5]", [], (1, 2, 5)),
+        ("budgets: [1, 2, 5]\nnum_epochs: 5", [], (1, 2, 5)),
+        ("budgets: [1, 2, 5]", ["budgets=[4]"], (4,)),
+        ("", ["budgets=[2, 3]", "optim.cooldown=0.5", "optim.warmup_epochs=1", "optim.cooldown_shape=linear"], (2, 3)),
+    ],
+)
+def test_the_budgets_of_a_trunk_are_those_given_or_each_epoch(
+    tmp_path: Path, text: str, overrides: list[str], expected: tuple[int, ...]
+) -> None:
+    config = load(tmp_path, TRUNK + text, overrides)
+    assert config.finished_epochs == expected
+    assert config.num_epochs == expected[-1]
+    assert load(tmp_path, describe_config(config)) == load(tmp_path, to_yaml(config)) == config
+    assert build_config(TrainConfig, json.loads(json.dumps(config.model_dump())), "test") == config
+
+
+def test_another_schedule_finishes_one_model(config: TrainConfig) -> None:
+    assert config.finished_epochs == (3,)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "problem"),
+    [
+        (
+            "[1, 2]\nnum_epochs: 3",
+            "budgets: expected num_epochs 3 as the last one, found the list [1, 2]; set both alike",
+        ),
+        ("[2, 1]", "budgets: expected each budget above the one before, found the list [2, 1]"),
+        ("[1, 1]", "budgets: expected each budget above the one before, found the list [1, 1]"),
+        ("[0, 1]", f"{A_LIST} 0"),
+        ("[1, 1001]", f"{A_LIST} 1001"),
+        ("[1, 2.5]", f"{A_LIST} 2.5"),
+        ("[1, true]", f"{A_LIST} true"),
+        ("[]", f"{A_LIST} the list []"),
+        ("5", f"{A_LIST} 5"),
+    ],
+)
+def test_budgets_that_cannot_be_are_one_mistake(tmp_path: Path, budgets: str, problem: str) -> None:
+    assert problems(tmp_path, f"{TRUNK}budgets: {budgets}") == (problem,)
+
+
+def test_all_that_does_not_go_together_comes_at_once(tmp_path: Path) -> None:
+    text = (
+        TRUNK.replace("trunk", "trunk, warmup_epochs: 1") + "budgets: [1, 2]\nnum_epochs: 1\nscale: {num_workers: 32}"
+    )
+    keys = ["optim.batch_size", "budgets", "optim.warmup_epochs"]
+    assert [problem.partition(":")[0] for problem in problems(tmp_path, text)] == keys
+
+
+def test_a_warm_up_may_end_where_the_trunk_is_left(tmp_path: Path) -> None:
+    # 3 x (1 - 0.9) is 0.2999999999999998 in floating point.
+    text = GOOD + "optim: {schedule: trunk, warmup_epochs: 0.3, cooldown: 0.9}\nbudgets: [3]"
+    assert load(tmp_path, text).optim.warmup_epochs == 0.3
+
+
+def test_the_keys_of_a_trunk_can_be_searched(tmp_path: Path) -> None:
+    values = {"optim.cooldown": 0.25, "optim.warmup_epochs": 0.5, "optim.cooldown_shape": "linear"}
+    found = with_values(load(tmp_path, TRUNK + "budgets: [1, 3]"), values)
+    assert {key: get_dotted(found, key) for key in values} == values
+    assert found.finished_epochs == (1, 3)
+
+
+def test_each_schedule_uses_the_keys_that_are_said_to_be_its_own() -> None:
+    assert USED_BY_SCHEDULES.keys() <= OptimConfig.model_fields.keys()

@@ -108,6 +108,29 @@ def test_the_cost_of_an_earlier_part_of_the_run_is_added(clock: Clock) -> None:
     }
 
 
+def test_the_cost_of_a_part_of_the_run_is_taken_off(clock: Clock) -> None:
+    meter = CostMeter(tokens=10, flop=3e12, peak_memory_bytes=5)
+    with meter.part("training"):
+        clock.now += 2
+        before = meter.copy()
+        clock.now += 3
+    meter.tokens += 4
+    rest = meter.minus(before)
+    assert (rest.seconds["training"], rest.tokens, rest.flop) == (3, 4, 0)
+    assert rest.columns("model_cost").keys() == {f"model_{name}" for name in meter.columns()}
+    assert rest.columns("model_cost")["model_cost.peak_memory_bytes"] == 5
+    assert meter.seconds["training"] == 5
+
+
+def test_a_copy_does_not_go_on(clock: Clock) -> None:
+    meter = CostMeter()
+    with meter.part("training"):
+        clock.now += 2
+        copy = meter.copy()
+        clock.now += 1
+    assert (copy.seconds["training"], meter.seconds["training"]) == (2, 3)
+
+
 def test_a_meter_survives_json(clock: Clock) -> None:
     meter = CostMeter(tokens=3, flop=1.5e15, peak_memory_bytes=2**40)
     with meter.part("training"):

@@ -72,3 +72,18 @@ def test_frozen_parameters_are_left_out() -> None:
     model[0].requires_grad_(False)
     groups = build_optimizer(model, 1e-3, 0.01).param_groups
     assert {id(parameter) for group in groups for parameter in group["params"]} == set(map(id, model[1].parameters()))
+
+
+def test_the_trunk_warms_up_stays_and_cools_down() -> None:
+    factors = [schedule_factor(step, 10, 2, "trunk", 6, "1-sqrt") for step in range(10)]
+    assert factors[:6] == [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]
+    assert factors[6:] == pytest.approx([1.0, 1 - 0.25**0.5, 1 - 0.5**0.5, 1 - 0.75**0.5])
+    factors = [schedule_factor(step, 10, 2, "trunk", 6, "linear") for step in range(10)]
+    assert factors == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(("num_steps", "num_warmup"), [(1, 0), (17, 5), (20, 19)])
+def test_a_linear_cool_down_from_the_warm_up_on_is_the_linear_schedule(num_steps: int, num_warmup: int) -> None:
+    for step in range(num_steps):
+        found = schedule_factor(step, num_steps, num_warmup, "trunk", num_warmup, "linear")
+        assert found == schedule_factor(step, num_steps, num_warmup, "linear")

@@ -33,8 +33,20 @@ RECIPES = {
     "accumulating": Recipe(
         num_epochs=2, batch_size=BATCH_SIZE, learning_rate=2e-3, seed=7, gradient_accumulation_steps=2
     ),
+    "trunk": Recipe(
+        num_epochs=2,
+        batch_size=BATCH_SIZE,
+        learning_rate=2e-3,
+        seed=7,
+        schedule="trunk",
+        budgets=(1, 2),
+        warmup_epochs=0.2,
+        cooldown=0.4,
+    ),
 }
 """An epoch's smallest batch has one window, less than there are workers or pieces."""
+NUM_STEPS = {"plain": 10, "accumulating": 10, "trunk": 12}
+"""The trunk's first branch is left after 5 steps; the trunk then goes on from the third one."""
 
 WITHOUT_EFFECT = ("k_lin.bias", "layer.1.output_layer_norm.bias", "qa_outputs.bias")
 """They add the same to all scores of a softmax: their gradient is rounding alone, which Adam blows up."""
@@ -51,7 +63,7 @@ class Training:
     f1: float
 
 
-def train(run_dir: Path, recipe: Recipe) -> Training:
+def train(run_dir: Path, recipe: Recipe, checkpoint_dir: Path | None = None) -> Training:
     """Trains alone or as one of the workers that this process is joined with."""
     model = load_model(str(run_dir / "model"))
     for module in model.modules():
@@ -68,6 +80,7 @@ def train(run_dir: Path, recipe: Recipe) -> Training:
         recipe,
         build_accelerator("fp32", use_gpu=False),
         int(tokenizer.pad_token_id),
+        checkpoint_dir=checkpoint_dir,
         on_step=lambda _, loss: losses.append(loss),
     )
     report = list(loop.reports())[-1]
@@ -84,8 +97,9 @@ def evaluate(run_dir: Path) -> Evaluation:
     return evaluate_model(load_model(str(run_dir / "model")), dev_set(run_dir), 0, CPU)
 
 
-def trainings(run_dir: Path) -> dict[str, Training]:
-    return {name: train(run_dir, recipe) for name, recipe in RECIPES.items()}
+def trainings(run_dir: Path, room: Path | None = None) -> dict[str, Training]:
+    """Trains by each recipe; with a room, the trunk is kept there for all workers, else each keeps its own."""
+    return {name: train(run_dir, recipe, room and room / f"{name} checkpoints") for name, recipe in RECIPES.items()}
 
 
 def finished_but_not_saved(run_dir: Path, directory: Path) -> list[dict[str, Any]]:
@@ -131,7 +145,8 @@ def worker(number: int, room: Path, run_dir: Path) -> None:
         3: {"exchange": exchange, "evaluate": lambda: evaluate(run_dir)},
         2: {
             "evaluate": lambda: evaluate(run_dir),
-            "train": lambda: trainings(run_dir),
+            "train": lambda: trainings(run_dir, room),
+            "in memory": lambda: train(run_dir, RECIPES["trunk"]),
             "resumed": lambda: finished_but_not_saved(run_dir, room / "resumed"),
             "spoiled": lambda: spoiled(run_dir),
         },
@@ -221,7 +236,7 @@ def test_an_evaluation_is_the_same_for_any_number_of_workers(
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_workers_have_the_losses_of_one(results: Results, alone: dict[str, Training], recipe: str) -> None:
     first, second = (results[2, number]["train"][recipe] for number in range(2))
-    assert len(first.losses) == 10
+    assert len(first.losses) == NUM_STEPS[recipe]
     assert first.losses == second.losses
     assert first.losses == pytest.approx(alone[recipe].losses, abs=1e-5)
     assert first.train_loss == pytest.approx(alone[recipe].train_loss, abs=1e-5)
@@ -245,6 +260,12 @@ def test_two_workers_cost_the_work_of_one_but_some_padding(
         assert found["cost.tokens"] == expected["cost.tokens"]
         # Each pads to the longest of its own windows.
         assert 0.97 * expected["cost.tflop"] < found["cost.tflop"] <= expected["cost.tflop"]
+
+
+def test_workers_that_keep_the_trunk_in_memory_end_with_the_same_weights(results: Results) -> None:
+    for number in range(2):
+        found, expected = results[2, number]["in memory"].weights, results[2, 0]["train"]["trunk"].weights
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
 def test_workers_that_were_interrupted_before_they_saved_the_model_save_it(results: Results) -> None:
