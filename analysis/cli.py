@@ -1,15 +1,21 @@
 """`python -m analysis`: what sweeps found, and which configuration to train."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+import pandas as pd
 
-from analysis.frontier import COST, WITHIN_F1
-from analysis.load import load_sweeps
-from analysis.report import write_report
+from analysis.compare import compare_files, compare_sweeps, compare_trials, format_comparison
+from analysis.configurations import configuration_table
+from analysis.frontier import COST
+from analysis.load import Sweeps, load_sweeps
+from analysis.report import make_report, write_report
+from analysis.summaries import best_so_far, hyperparameter_table, searched_columns, test_set_table
+from analysis.tables import as_texts, to_latex, to_markdown, to_text
 from qa_train.errors import run_command
+from qa_train.storage import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,17 +34,17 @@ def commands() -> None:
 @click.option(
     "--within-f1",
     type=float,
-    default=WITHIN_F1,
-    show_default=True,
     metavar="F1",
-    help="Points of dev F1 that the recommended model may be below the best.",
+    help="Points of dev F1 that the recommended model may be below the best.  [default: as far as the two cannot be "
+    "told apart on the same questions; 1 where that cannot be tested]",
 )
 @click.option("--cost", default=COST, show_default=True, metavar="COLUMN", help="The cost to save on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def report(directories: tuple[str, ...], out: str | None, within_f1: float, cost: str, as_json: bool) -> int:
+def report(directories: tuple[str, ...], out: str | None, within_f1: float | None, cost: str, as_json: bool) -> int:
     """Compares the finished models of one or several sweeps, running or not, and recommends one.
 
-    It is the cheapest whose dev F1 is within a margin of the best. Writes table.csv, table.md and recommended.yaml.
+    It is the cheapest that cannot be told from the best on the same questions (paired, over articles), or whose dev F1
+    is within a margin of the best. Writes table.csv, table.md and recommended.yaml.
 
     \b
     Example:
@@ -52,4 +58,91 @@ def report(directories: tuple[str, ...], out: str | None, within_f1: float, cost
     else:
         print(result.text)
         print(f"Wrote {', '.join(path.name for path in result.files)} in {folder}")
+    return 0
+
+
+_TABLES: dict[str, Callable[[Sweeps], pd.DataFrame]] = {
+    "models": lambda sweeps: sweeps.models,
+    "configurations": lambda sweeps: make_report(sweeps).table,
+    "hyperparameters": lambda sweeps: _hyperparameters(sweeps),
+    "tests": lambda sweeps: test_set_table(configuration_table(sweeps.models, sweeps.manifests)),
+    "best-so-far": best_so_far,
+    "trials": lambda sweeps: sweeps.trials,
+    "reports": lambda sweeps: sweeps.reports,
+}
+_FORMATS: dict[str, Callable[[pd.DataFrame], str]] = {
+    "text": lambda table: to_text(as_texts(table)) + "\n",
+    "markdown": lambda table: to_markdown(as_texts(table)) + "\n",
+    "latex": lambda table: to_latex(as_texts(table)) + "\n",
+    "csv": lambda table: table.to_csv(index=False, lineterminator="\n"),
+}
+
+
+def _hyperparameters(sweeps: Sweeps) -> pd.DataFrame:
+    table = configuration_table(sweeps.models, sweeps.manifests)
+    return hyperparameter_table(table, searched_columns(table, sweeps.manifests), sweeps.metric, sweeps.mode)
+
+
+@commands.command()
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...")
+@click.option("--of", "kind", type=click.Choice(list(_TABLES)), default="configurations", show_default=True)
+@click.option("--format", "form", type=click.Choice(list(_FORMATS)), default="text", show_default=True)
+@click.option("--out", metavar="FILE", help="Where the table is written.  [default: stdout]")
+def table(directories: tuple[str, ...], kind: str, form: str, out: str | None) -> int:
+    """Prints a table of one or several sweeps; csv has all digits.
+
+    \b
+    Examples:
+      python -m analysis table runs/first --of hyperparameters
+      python -m analysis table runs/first --of best-so-far --format csv --out progress.csv
+    """
+    text = _FORMATS[form](_TABLES[kind](load_sweeps(directories)))
+    if out is None:
+        print(text, end="")
+    else:
+        write_text(out, text)
+        print(f"Wrote {out}")
+    return 0
+
+
+@commands.command()
+@click.argument("directories", nargs=-1, metavar="[DIR...]")
+@click.option("--trials", nargs=2, metavar="A B", help="Two models: TRIAL, TRIAL@EPOCHS or SWEEP/TRIAL.")
+@click.option("--scores", nargs=2, metavar="A.parquet B.parquet", help="Two files of question scores, in place of DIR.")
+@click.option("--set", "data_set", default="dev", show_default=True, metavar="SET", help="dev, or test.<name>.")
+@click.option("--data", metavar="F.json", help="With --scores: the data file, for the questions' texts.")
+@click.option("--questions", metavar="OUT.csv", help="Where the questions are written on which the two differ.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, those questions included.")
+def compare(
+    directories: tuple[str, ...],
+    trials: tuple[str, str] | None,
+    scores: tuple[str, str] | None,
+    data_set: str,
+    data: str | None,
+    questions: str | None,
+    as_json: bool,
+) -> int:
+    """Compares two models question by question, paired over articles; or the best models of two sweeps.
+
+    \b
+    Examples:
+      python -m analysis compare runs/first --trials 00002 00005
+      python -m analysis compare runs/first runs/second --questions differences.csv
+      python -m analysis compare --scores a/scores_dev_3.parquet b/scores_dev_3.parquet
+    """
+    if bool(directories) == bool(scores) or (scores and trials):
+        raise click.UsageError("give either sweep directories or --scores A.parquet B.parquet")
+    if scores:
+        found = compare_files(Path(scores[0]), Path(scores[1]), Path(data) if data else None)
+    else:
+        sweeps = load_sweeps(directories)
+        found = compare_trials(sweeps, *trials, data_set) if trials else compare_sweeps(sweeps, data_set)
+    if questions:
+        write_text(questions, found.questions.to_csv(index=False, lineterminator="\n"))
+    if as_json:
+        print(json.dumps(found.to_plain(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print(format_comparison(found))
+        if questions:
+            print(f"Wrote {questions}")
     return 0

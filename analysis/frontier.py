@@ -1,5 +1,6 @@
 """Which finished models are worth their compute, and which one to train."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analysis.statistics import Difference, Scores, article_sums
 from qa_train.errors import DataError
 
 WITHIN_F1 = 1.0
@@ -20,15 +22,20 @@ class Recommendation:
 
     Attributes:
         best: Best by the metric; the cheapest of those where several are equal.
-        recommended: The cheapest whose dev F1 is at most `within_f1` points below that of `best`.
-        within_f1: The margin, in points of F1 (0 to 100).
+        recommended: The cheapest whose dev F1 is at most `within_f1` points below that of `best`; by the paired rule
+            of `analysis.choice`, the cheapest that cannot be told from `best`.
+        within_f1: The margin, in points of F1 (0 to 100); None by the paired rule.
         cost: The column that "cheapest" refers to; None where no model that could be chosen has a cost.
+        difference: By the paired rule, how far `recommended` is above `best` in F1; None where they are the same.
+        num_unscored: By the paired rule, cheaper models that were passed over, having no scores of single questions.
     """
 
     best: Any
     recommended: Any
-    within_f1: float
+    within_f1: float | None
     cost: str | None
+    difference: Difference | None = None
+    num_unscored: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,14 @@ def signed_score(table: pd.DataFrame, metric: str, mode: str) -> pd.Series:
     return -numbers(table, metric) if mode == "min" else numbers(table, metric)
 
 
+def best_model(table: pd.DataFrame, metric: str, mode: str, cost: str = COST) -> Any:
+    """Returns the label of the best model, the cheapest of those that are equal; None where none has a score."""
+    score = signed_score(table, metric, mode)
+    if not score.notna().any():
+        return None
+    return numbers(table, cost).fillna(np.inf)[score == score.max()].idxmin()
+
+
 def recommend(
     table: pd.DataFrame, metric: str, mode: str, cost: str = COST, *, within_f1: float = WITHIN_F1
 ) -> Recommendation | None:
@@ -112,9 +127,9 @@ def recommend(
     if not within_f1 >= 0:
         raise DataError(f"the margin in F1: expected 0 or more points, found {within_f1}")
     score, costs, f1 = signed_score(table, metric, mode), numbers(table, cost), numbers(table, "dev.f1")
-    if not score.notna().any():
+    best = best_model(table, metric, mode, cost)
+    if best is None:
         return None
-    best = costs.fillna(np.inf)[score == score.max()].idxmin()
     close = score.notna() & (f1 >= f1[best] - within_f1)
     close[best] = True
     candidates = costs[close & costs.notna()]
@@ -133,3 +148,34 @@ def front_steps(table: pd.DataFrame, metric: str, mode: str, cost: str = COST) -
         FrontStep(start, end, score_end - score_start, cost_end - cost_start)
         for (start, cost_start, score_start), (end, cost_end, score_end) in pairwise(points)
     ]
+
+
+def front_shares(
+    cost: npt.ArrayLike,
+    f1: Scores,
+    articles: Sequence[Hashable],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Returns how often each model is on the Pareto front when the articles are drawn anew, with replacement.
+
+    The articles are drawn as the bootstrap draws them, the questions of one together; costs stay as they are. A model
+    whose share is small is on the front by the luck of these articles, or nearly is on it. It is a description, not a
+    test: among few articles the draws differ less than other articles would.
+
+    Args:
+        cost: [num_models] smaller is better; NaN is never on the front.
+        f1: [num_models, num_questions] F1 of each question.
+        articles: [num_questions] the article of each question.
+        num_resamples: Draws, 1 or more.
+        seed: Of the draws.
+
+    Returns:
+        [num_models] from 0 to 1.
+    """
+    costs = np.asarray(cost, dtype=float)
+    sums, sizes, _ = article_sums(f1, articles)
+    draws = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), num_resamples)
+    means = draws @ sums.T / (draws @ sizes)[:, None]  # [num_resamples, num_models]
+    masks = np.array([pareto_mask(costs, scores) for scores in means])
+    return np.asarray(masks.mean(axis=0), dtype=np.float64)

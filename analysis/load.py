@@ -1,42 +1,33 @@
 """Sweep directories as typed pandas tables: one row per report, per finished model, per trial.
 
-The columns are those of `records.jsonl`, with `sweep` (the sweep id) in front. Columns that every report needs exist
-even where no row has them, filled with missing values, so that a sweep that died early can be read like any other.
+The columns are those of `records.jsonl`, with `sweep` (the sweep id) in front, and `cost.usd` where a price is known.
+Columns that every report needs exist even where no row has them, filled with missing values, so that a sweep that died
+early can be read like any other.
 """
 
-import math
-import sys
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
+import pyarrow as pa
 
+from analysis.cache import cached_table
+from analysis.rows import INTEGERS, concat, read_table
 from qa_train.errors import DataError
-from sweeps.records import Manifest, Row, Value, read_manifest, read_records
+from sweeps.pricing import Price, parse_prices
+from sweeps.records import RECORDS, Manifest, Row, read_manifest
+from sweeps.sweep_store import local_copy
 
-Key: TypeAlias = tuple[str, str, int, int]
 KEY = ("sweep", "trial_id", "attempt", "report")
-"""The columns that name a row: their values are a `Key`."""
+"""The columns that name a row."""
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 
-_INTEGERS = ("attempt", "report")
-_TEXTS = ("sweep", "trial_id", "status")
-_NUMBERS = (
-    "epochs_trained",
-    "budget_epochs",
-    "dev.f1",
-    "dev.exact_match",
-    "train_loss",
-    "eval_loss",
-    "cost.device_s",
-    "cost.tokens",
-    "cost.tflop",
-    "cost.peak_memory_bytes",
-)
-_NUMBER_PREFIXES = ("dev.", "test.", "cost.")
+_MODEL = ["sweep", "trial_id", "seed", "budget_epochs"]
+_PANDAS_TYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
 @dataclass(frozen=True)
@@ -45,14 +36,16 @@ class Sweeps:
 
     Attributes:
         manifests: By sweep id, in the order in which the directories were given.
-        rows: The records as they were written, by (sweep, trial_id, attempt, report).
-        reports: [num_reports, num_columns] one row per (sweep, trial, attempt, report), in that order.
-        models: [num_models, num_columns] the rows of `reports` whose model is a finished one.
+        directories: Of each sweep, by its id.
+        reports: [num_reports, num_columns] one row per (sweep, trial, attempt, report), in that order, as recorded.
+        models: [num_models, num_columns] the finished models, each once. Their `cost.*` are each model's own: its
+            `model_cost.*` where a trial finishes several, with the trial's cost so far as `trial_cost.*`; else the
+            trial's. A row that repeats a trial of these tables (`reused_from`) is merged into that trial's.
         trials: [num_trials, num_columns] the last row of each trial, whose `status` is the trial's.
     """
 
     manifests: dict[str, Manifest]
-    rows: dict[Key, Row]
+    directories: dict[str, Path]
     reports: pd.DataFrame
     models: pd.DataFrame
     trials: pd.DataFrame
@@ -68,37 +61,128 @@ class Sweeps:
         return next(iter(self.manifests.values())).mode
 
     def row_of(self, model: pd.Series) -> Row:
-        """Returns the record, as it was written, of a row of one of the tables."""
-        sweep, trial_id, attempt, report = (model[column] for column in KEY)
-        return self.rows[str(sweep), str(trial_id), int(attempt), int(report)]
+        """Returns the record, as it was written, of a row of one of the tables.
+
+        Raises:
+            DataError: If the sweep's records cannot be read again, or no longer hold it.
+        """
+        path = self.directories[str(model["sweep"])] / RECORDS
+        expected = {name: _plain(model[name]) for name in KEY[1:]}
+        # Parsing every line would take seconds in a large sweep, finding the few that hold the id does not.
+        spellings = [json.dumps(expected["trial_id"], ensure_ascii=escaped).encode() for escaped in (True, False)]
+        found: Row | None = None
+        try:
+            with open(path, "rb") as file:
+                for line in file:
+                    if line.endswith(b"\n") and any(spelling in line for spelling in spellings):
+                        row = json.loads(line)
+                        found = row if expected.items() <= row.items() else found
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read again: {error}") from error
+        if found is None:
+            raise DataError(f"{path}: expected the row {expected}, which was there before; load the sweep again")
+        return found
+
+
+def _plain(value: Any) -> str | int:
+    return value if isinstance(value, str) else int(value)
 
 
 def load_sweeps(directories: Paths) -> Sweeps:
     """Reads one or several sweep directories, finished or not.
 
+    Large records are parsed once and kept in a cache of this user; see `analysis.cache`.
+
     Raises:
         DataError: If none is given, one is given twice, a file is missing or broken (with its line), a value has the
             wrong type, or the sweeps rank by different metrics or were scored on different data.
     """
-    paths = [Path(directories)] if isinstance(directories, str | Path) else [Path(path) for path in directories]
+    paths = [directories] if isinstance(directories, str | Path) else list(directories)
     if not paths:
         raise DataError("no sweep directory was given")
     manifests: dict[str, Manifest] = {}
-    rows: dict[Key, Row] = {}
-    for path in paths:
+    places: dict[str, Path] = {}
+    for path in map(local_copy, paths):
         manifest = read_manifest(path)
         _check_manifest(path, manifest)
         if manifest.sweep_id in manifests:
             raise DataError(f"{path}: sweep {manifest.sweep_id!r} was given twice; name each sweep once")
-        manifests[manifest.sweep_id] = manifest
+        manifests[manifest.sweep_id], places[manifest.sweep_id] = manifest, path
         _check_comparable(path, manifest, next(iter(manifests.values())))
-        rows |= _rows_by_key(path, manifest.sweep_id)
-    reports = _to_table(rows)
+    prices = {sweep_id: _price(places[sweep_id], manifest) for sweep_id, manifest in manifests.items()}
+    reports = _read_reports(places)
+    # Sorted by trial: comparing neighbours takes a fraction of the time of finding duplicates.
+    ends = (reports[["sweep", "trial_id"]] != reports[["sweep", "trial_id"]].shift(-1)).any(axis=1)
+    trials = reports[ends].reset_index(drop=True)
     # A trial that was started again may finish the same model twice: the later one is the one on disk.
     finished = reports[reports["budget_epochs"].notna()]
-    models = finished.drop_duplicates(["sweep", "trial_id", "seed", "budget_epochs"], keep="last")
-    trials = reports.drop_duplicates(["sweep", "trial_id"], keep="last")
-    return Sweeps(manifests, rows, reports, models.reset_index(drop=True), trials.reset_index(drop=True))
+    models = finished.drop_duplicates(_MODEL, keep="last").reset_index(drop=True)
+    models = _with_own_costs(_without_copies(models))
+    tables = [_with_dollars(table, prices) for table in (reports, models, trials)]
+    return Sweeps(manifests, places, *tables)
+
+
+def _read_reports(places: Mapping[str, Path]) -> pd.DataFrame:
+    tables = []
+    for sweep_id, path in sorted(places.items()):
+        table = cached_table(path / RECORDS, read_table)
+        # Not of the cache, for a sweep may be renamed; the column of a record of that name gives way.
+        table = table.drop_columns([name for name in ("sweep",) if name in table.schema.names])
+        tables.append(table.add_column(0, "sweep", pa.repeat(pa.scalar(sweep_id, pa.string()), len(table))))
+    reports: pd.DataFrame = concat(tables).to_pandas(types_mapper=_PANDAS_TYPES.get)
+    return reports.astype(dict.fromkeys(INTEGERS, "int64"))
+
+
+def _without_copies(models: pd.DataFrame) -> pd.DataFrame:
+    """Merges each row that repeats another trial's model into that model's, or all that repeat an absent one's.
+
+    What the original's row lacks, such as the scores of the test sets, is taken over from the copy's.
+    """
+    if "reused_from" not in models or models["reused_from"].isna().all():
+        return models
+    own = models["sweep"] + "/" + models["trial_id"]
+    source = dict(zip(own, models["reused_from"].fillna(own), strict=True))
+    origin = own.map(lambda name: _origin(name, source))
+    first = models.assign(origin=origin).iloc[models["reused_from"].notna().argsort(kind="stable")]
+    groups = first.groupby(["origin", "seed", "budget_epochs"], sort=False, dropna=False, as_index=False)
+    merged = groups.first().assign(reused_from=groups.nth(0)["reused_from"].to_numpy())
+    return merged[models.columns].sort_values(list(KEY)).reset_index(drop=True)
+
+
+def _origin(name: str, source: Mapping[str, str]) -> str:
+    """Follows a copy to what it was copied from; a circle ends where it closes."""
+    seen = {name}
+    while (before := source.get(name, name)) not in seen:
+        seen.add(before)
+        name = before
+    return name
+
+
+def _with_own_costs(models: pd.DataFrame) -> pd.DataFrame:
+    own = columns_of(models, "model_cost.")
+    if not own:
+        return models
+    models = models.copy()
+    for column in own:
+        name = column.removeprefix("model_cost.")
+        models[f"trial_cost.{name}"] = models[f"cost.{name}"] if f"cost.{name}" in models else float("nan")
+        models[f"cost.{name}"] = models[column].fillna(models[f"trial_cost.{name}"])
+    return models
+
+
+def _with_dollars(table: pd.DataFrame, prices: Mapping[str, Price | None]) -> pd.DataFrame:
+    """Adds `cost.usd`, missing where a sweep has no price, unless none has."""
+    if not any(prices.values()):
+        return table
+    per_hour = {sweep_id: price.usd_per_hour if price else float("nan") for sweep_id, price in prices.items()}
+    return table.assign(**{"cost.usd": table["cost.device_s"] / 3600.0 * table["sweep"].map(per_hour).astype(float)})
+
+
+def _price(path: Path, manifest: Manifest) -> Price | None:
+    try:
+        return parse_prices(manifest.prices).by_device.get(manifest.device)
+    except ValueError as error:
+        raise DataError(f"{path}: its manifest's prices: {error}") from error
 
 
 def load_models(directories: Paths) -> pd.DataFrame:
@@ -152,60 +236,3 @@ def _dev_questions(manifest: Manifest) -> dict[str, Any]:
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     keys = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
     return ", ".join(f"{key} {str(found.get(key))[:12]} and {str(expected.get(key))[:12]}" for key in keys)
-
-
-def _rows_by_key(path: Path, sweep_id: str) -> dict[Key, Row]:
-    rows: dict[Key, Row] = {}
-    for row in read_records(path):
-        _check_row(path, row)
-        rows[sweep_id, str(row["trial_id"]), int(row["attempt"] or 0), int(row["report"] or 0)] = row
-    return rows
-
-
-def _check_row(path: Path, row: Row) -> None:
-    """Raises DataError if a value has no place in a table, or a column computed with holds another type."""
-    where = f"{path}: trial {row.get('trial_id')!r}, attempt {row.get('attempt')!r}, report {row.get('report')!r}"
-    if not isinstance(row.get("trial_id"), str):
-        raise DataError(f"{where}: trial_id must be a text")
-    for column in _INTEGERS:
-        if not isinstance(row.get(column), int) or isinstance(row[column], bool):
-            raise DataError(f"{where}: {column} must be an integer, but is {row.get(column)!r}")
-    for column, value in row.items():
-        if _is_number_column(column) and not (value is None or _is_number(value)):
-            raise DataError(f"{where}: {column} must be a number or null, but is {value!r}")
-        if not (value is None or isinstance(value, str | int | float)):
-            raise DataError(f"{where}: {column} must be a single value, but is {value!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_number_column(column: str) -> bool:
-    return column in _NUMBERS or column.startswith(_NUMBER_PREFIXES)
-
-
-def _to_table(rows: dict[Key, Row]) -> pd.DataFrame:
-    """The rows with typed columns, sorted by key."""
-    seen = dict.fromkeys(column for row in rows.values() for column in row)
-    columns = dict.fromkeys((*KEY, "status", "seed", *_NUMBERS, *seen))
-    ordered: list[Row] = [{**rows[key], "sweep": key[0]} for key in sorted(rows)]
-    return pd.DataFrame({column: _to_column(column, [row.get(column) for row in ordered]) for column in columns})
-
-
-def _to_column(column: str, values: list[Value]) -> pd.Series:
-    if column in _INTEGERS:
-        return pd.Series(values, dtype="int64")
-    if column in _TEXTS:
-        return pd.Series([None if value is None else str(value) for value in values], dtype="str")
-    known = [value for value in values if value is not None]
-    # A learning rate of 1.0 beside others that are whole stays a real number, which `convert_dtypes` would not keep.
-    has_floats = any(isinstance(value, float) for value in known) and all(map(_is_number, known))
-    if has_floats or _is_number_column(column):
-        return pd.Series([_finite(value) for value in values], dtype="float64")
-    return pd.Series(values, dtype="object").convert_dtypes()
-
-
-def _finite(value: Any) -> float:
-    """A number that is missing, infinite or too large for a float is NaN: no score or cost is meant by it."""
-    return math.nan if value is None or abs(value) > sys.float_info.max else float(value)

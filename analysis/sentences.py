@@ -1,12 +1,15 @@
 """What a report says in plain sentences: how the sweeps stand, what is best, what to train, what more would buy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from analysis.frontier import Recommendation
+from analysis.frontier import FrontStep, Recommendation
 from analysis.load import Sweeps, columns_of
+from analysis.statistics import Difference, Optimism
+from analysis.summaries import spent
 from analysis.tables import METRICS, format_cost, format_number, format_score, model_name, unit_of
+from qa_train.intervals import Interval
 from sweeps.records import Manifest
 
 
@@ -34,10 +37,26 @@ def tell_no_choice(sweeps: Sweeps) -> str:
     return f"Nothing to recommend: no model has been finished{reason}."
 
 
+def tell_spent(sweeps: Sweeps, cost: str) -> tuple[str, ...]:
+    """Returns one sentence for each sweep whose cost is known: what all of its trials took, also those that failed."""
+    totals, dollars = spent(sweeps, cost), spent(sweeps, "cost.usd")
+    return tuple(
+        f"Sweep {sweep_id} took {format_cost(totals[sweep_id], cost)} in all{_tell_dollars(dollars[sweep_id], cost)}."
+        for sweep_id in sweeps.manifests
+        if pd.notna(totals[sweep_id]) and unit_of(cost).one
+    )
+
+
 def tell_choice(
-    table: pd.DataFrame, choice: Recommendation, manifests: Mapping[str, Manifest], *, metric: str, cost: str
+    table: pd.DataFrame,
+    choice: Recommendation,
+    manifests: Mapping[str, Manifest],
+    *,
+    metric: str,
+    cost: str,
+    steps: Sequence[FrontStep] = (),
 ) -> tuple[str, str]:
-    """Returns two sentences: which model is best, and which one to train with what the best one buys beyond it.
+    """Returns two sentences: which model is best, and which one to train with what more would buy, and at what price.
 
     Args:
         table: A `report_table`.
@@ -45,44 +64,101 @@ def tell_choice(
         manifests: By sweep id; they name the kind of device.
         metric: The column that ranks.
         cost: The column that was saved on.
+        steps: Of `analysis.frontier.front_steps`; that from the chosen model is told if it does not lead to the best.
     """
     best, chosen = table.loc[choice.best], table.loc[choice.recommended]
     by = "" if metric == "dev.f1" else f" by {METRICS.get(metric, metric)} ({format_number(best[metric])})"
     first = f"The best model{by} is {model_name(table, choice.best)}: {_tell_model(best, manifests, cost)}."
-    within = f"within {choice.within_f1:g} F1 of"
     if choice.recommended != choice.best:
+        next_steps = [step for step in steps if step.start == choice.recommended and step.end != choice.best]
+        bought = [_tell_step(table, step, cost) for step in next_steps if metric == "dev.f1"]
         second = (
-            f"Recommended is {model_name(table, choice.recommended)}, the cheapest {within} the best: "
-            f"{_tell_model(chosen, manifests, cost)}; {_tell_exchange(best, chosen, cost)}."
+            f"Recommended is {model_name(table, choice.recommended)}, the cheapest {_tell_rule(choice)}: "
+            f"{'; '.join([_tell_model(chosen, manifests, cost), *bought, _tell_exchange(best, chosen, cost)])}."
         )
     elif choice.cost is None:
         second = f"It is also the recommended one, since no cost ({cost}) is known to save on."
     elif table[metric].notna().sum() == 1:
         second = "It is also the recommended one, since no other model has a score."
+    elif choice.within_f1 is None:
+        second = "It is also the recommended one: each cheaper model is worse on the same questions, beyond chance."
     else:
-        second = f"It is also the recommended one: no cheaper model is {within} it."
+        second = f"It is also the recommended one: no cheaper model is within {choice.within_f1:g} F1 of it."
     return first, second
+
+
+def _tell_rule(choice: Recommendation) -> str:
+    if choice.difference is None:
+        return f"within {choice.within_f1:g} F1 of the best"
+    return f"that cannot be told from the best on the same questions ({tell_difference(choice.difference)})"
+
+
+def tell_difference(difference: Difference) -> str:
+    """Returns a difference in F1 in words, such as `0.50 F1 lower, 95 % interval -1.20 to 0.20 over 9 articles`."""
+    amount, word = abs(difference.mean), "lower" if difference.mean < 0 else "higher"
+    return f"{amount:.2f} F1 {word}{tell_interval(difference.interval, difference.num_articles)}"
+
+
+def tell_interval(interval: Interval | None, num_articles: int) -> str:
+    """Returns an interval as what follows a number, or that there is none."""
+    if interval is None:
+        return f"; {num_articles} articles are too few for an interval"
+    return f", 95 % interval {interval.low:.2f} to {interval.high:.2f} over {num_articles} articles"
+
+
+def tell_optimism(luck: Optimism) -> str:
+    """Returns how much of the best model's F1 is the luck of having been chosen on these questions."""
+    interval = f" (95 % interval {luck.interval.low:.2f} to {luck.interval.high:.2f})" if luck.interval else ""
+    subtract = f"{luck.amount:.2f} is to be subtracted" if luck.amount > 0 else "the choice shows no luck"
+    return (
+        f"The best of {luck.num_models} models was chosen on the questions that it is scored on. Chosen without an "
+        f"article and scored on that one, in turn, it has F1 {luck.corrected:.2f}{interval}, not {luck.best:.2f}: "
+        f"{subtract}. What the search itself has learnt of these articles is not in that."
+    )
 
 
 def _tell_model(model: pd.Series, manifests: Mapping[str, Manifest], cost: str) -> str:
     device = f" ({manifests[model['sweep']].device})" if cost == "cost.device_s" else ""
     f1, exact_match = format_score(model["dev.f1"]), format_score(model["dev.exact_match"])
-    return f"dev F1 {f1} and exact match {exact_match} for {format_cost(model[cost], cost)}{device}"
+    if pd.notna(low := model.get("dev.f1.low")):
+        f1 += f" (95 % interval {low:.2f} to {model['dev.f1.high']:.2f})"
+    dollars = _tell_dollars(model.get("cost.usd"), cost)
+    return f"dev F1 {f1} and exact match {exact_match} for {format_cost(model[cost], cost)}{device}{dollars}"
+
+
+def _tell_dollars(dollars: float | None, cost: str) -> str:
+    return "" if cost == "cost.usd" or dollars is None or pd.isna(dollars) else f" (${format_number(dollars)})"
+
+
+def _tell_step(table: pd.DataFrame, step: FrontStep, cost: str) -> str:
+    """What the next dearer model of the front buys, with its epochs."""
+    start, end = table.loc[step.start], table.loc[step.end]
+    epochs = f"of {format_number(end['budget_epochs'])} epochs instead of {format_number(start['budget_epochs'])}"
+    return (
+        f"the next dearer model of the front, {model_name(table, step.end)} {epochs}, {_tell_price(end, start, cost)}"
+    )
 
 
 def _tell_exchange(best: pd.Series, chosen: pd.Series, cost: str) -> str:
     """What the best model's extra cost over the recommended one buys; it costs more, or its cost is unknown."""
-    unit, gain = unit_of(cost), best["dev.f1"] - chosen["dev.f1"]
-    if pd.isna(best[cost]):
-        return "what the best one costs is not known"
-    extra = (best[cost] - chosen[cost]) / unit.scale
-    more = f"{format_number(extra)} {unit.many} more"
+    return (
+        "what the best one costs is not known"
+        if pd.isna(best[cost])
+        else f"the best one {_tell_price(best, chosen, cost)}"
+    )
+
+
+def _tell_price(dear: pd.Series, cheap: pd.Series, cost: str) -> str:
+    unit, gain = unit_of(cost), dear["dev.f1"] - cheap["dev.f1"]
+    extra = (dear[cost] - cheap[cost]) / unit.scale
+    dollars = _tell_dollars(dear.get("cost.usd", float("nan")) - cheap.get("cost.usd", float("nan")), cost)
+    more = f"{format_number(extra)} {unit.many}{dollars} more"
     if gain < 0:
-        return f"the best one costs {more}, at {-gain:.2f} F1 less"
+        return f"costs {more}, at {-gain:.2f} F1 less"
     if gain == 0:
-        return f"the best one costs {more}, at the same F1"
+        return f"costs {more}, at the same F1"
     rate = f", {format_number(gain / extra)} F1 per {unit.one}" if unit.one else ""
-    return f"the best one costs {more} and buys {gain:.2f} F1{rate}"
+    return f"costs {more} and buys {gain:.2f} F1{rate}"
 
 
 def tell_baselines(manifests: Mapping[str, Manifest]) -> tuple[str, ...]:

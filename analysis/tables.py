@@ -31,6 +31,7 @@ class Unit:
 
 _UNITS = {
     "cost.device_s": Unit(3600.0, "device-hours", "device-hour"),
+    "cost.usd": Unit(1.0, "US dollars", "US dollar"),
     "cost.tokens": Unit(1e6, "million tokens", "million tokens"),
     "cost.tflop": Unit(1.0, "TFLOP", "TFLOP"),
     "cost.peak_memory_bytes": Unit(2.0**30, "GiB of peak memory", None),
@@ -68,7 +69,7 @@ def report_table(
     """The finished models, best first, with what the report says of each.
 
     Args:
-        models: [num_models, num_columns] as `analysis.load.load_models` gives them.
+        models: [num_models, num_columns] as `analysis.load.load_models` gives them, or configurations.
         metric: The column that ranks.
         mode: `max` or `min`.
         cost: The column that the Pareto set weighs the metric against.
@@ -105,16 +106,33 @@ def readable_table(table: pd.DataFrame, searched: Iterable[str] = (), *, metric:
         shown = {"sweep": [_shown(value) for value in table["sweep"]], **shown}
     shown["choice"] = [_choice(best, chosen) for best, chosen in zip(table["best"], table["recommended"], strict=True)]
     shown["Pareto"] = ["yes" if on_front else "" for on_front in table["pareto"]]
+    if "front_share" in table:
+        shown["front share"] = [format_share(value) for value in table["front_share"]]
     shown["epochs"] = [format_number(value) for value in table["budget_epochs"]]
     for column in _config_columns(table, searched):
         shown[column.removeprefix("config.")] = [_shown(value) for value in table[column]]
     for column in dict.fromkeys(("dev.f1", "dev.exact_match", metric, *columns_of(table, "test.", ".f1"))):
         shown[METRICS.get(column, column)] = [format_score(value) for value in numbers(table, column)]
+        if f"{column}.low" in table:
+            shown[f"{METRICS.get(column, column)}, 95 %"] = _intervals(table, f"{column}.low", f"{column}.high")
+        if f"{column}.seeds_low" in table:
+            ends = f"{column}.seeds_low", f"{column}.seeds_high"
+            shown[f"{METRICS.get(column, column)}, 95 % over seeds"] = _intervals(table, *ends)
     for column in dict.fromkeys((*_UNITS, cost)):
         unit = unit_of(column)
         shown[unit.many] = [format_number(value / unit.scale) for value in numbers(table, column)]
     kept = {name: texts for name, texts in shown.items() if not texts or set(texts) != {MISSING}}
     return pd.DataFrame(kept, dtype="str")
+
+
+def format_share(value: float) -> str:
+    """Returns a share from 0 to 1 in percent, or a dash for NaN."""
+    return MISSING if pd.isna(value) else f"{100 * value:.0f} %"
+
+
+def _intervals(table: pd.DataFrame, lows: str, highs: str) -> list[str]:
+    ends = zip(table[lows], table[highs], strict=True)
+    return [MISSING if pd.isna(low) else f"{low:.2f} to {high:.2f}" for low, high in ends]
 
 
 def _config_columns(table: pd.DataFrame, searched: Iterable[str]) -> list[str]:
@@ -124,7 +142,8 @@ def _config_columns(table: pd.DataFrame, searched: Iterable[str]) -> list[str]:
     if "config.num_epochs" in columns and numbers(table, "config.num_epochs").equals(table["budget_epochs"]):
         columns.remove("config.num_epochs")
     varied = [column for column in columns if column in names or table[column].nunique(dropna=False) > 1]
-    return [*varied, *(["seed"] if table["seed"].nunique(dropna=False) > 1 else [])]
+    seeds = "seeds" if "num_seeds" in table and (table["num_seeds"] > 1).any() else "seed"
+    return [*varied, *([seeds] if table[seeds].nunique(dropna=False) > 1 or seeds == "seeds" else [])]
 
 
 def _choice(best: bool, recommended: bool) -> str:
@@ -145,20 +164,53 @@ def to_markdown(texts: pd.DataFrame) -> str:
     return tabulate(cells, headers, tablefmt="pipe", colalign=align if cells else None, disable_numparse=True)
 
 
+def to_latex(texts: pd.DataFrame) -> str:
+    """Returns a table of texts for LaTeX's `booktabs`, numbers to the right."""
+    align = ["right" if _is_numeric(texts[name]) else "left" for name in texts]
+    cells = texts.to_numpy().tolist()
+    return tabulate(
+        cells,
+        [str(name) for name in texts],
+        tablefmt="latex_booktabs",
+        colalign=align if cells else None,
+        disable_numparse=True,
+    )
+
+
+def to_text(texts: pd.DataFrame) -> str:
+    """Returns a table of texts for a terminal, numbers to the right."""
+    align = ["right" if _is_numeric(texts[name]) else "left" for name in texts]
+    cells = texts.to_numpy().tolist()
+    return tabulate(cells, [str(name) for name in texts], colalign=align if cells else None, disable_numparse=True)
+
+
+def as_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns any table as texts, numbers with four significant digits and scores with two decimals."""
+    return pd.DataFrame({name: [_text_of(str(name), value) for value in table[name]] for name in table}, dtype="str")
+
+
+def _text_of(column: str, value: Any) -> str:
+    is_score = column.startswith(("dev.", "test.")) and not isinstance(value, str)
+    return format_score(value) if is_score else _shown(value)
+
+
 def _is_numeric(texts: pd.Series) -> bool:
     values = texts[texts != MISSING].str.replace(",", "")
     return not values.empty and bool(pd.to_numeric(values, errors="coerce").notna().all())
 
 
 def steps_table(table: pd.DataFrame, steps: Iterable[FrontStep], *, metric: str, cost: str = COST) -> pd.DataFrame:
-    """What more compute buys from model to model of the Pareto set: [num_steps, 4 or 5] of str."""
+    """What more compute buys from model to model of the Pareto set: [num_steps, 4 to 6] of str."""
     unit, name = unit_of(cost), METRICS.get(metric, metric)
     rows = []
     for step in steps:
         extra = step.extra_cost / unit.scale
         row = {"from": model_name(table, step.start), "to": model_name(table, step.end)}
         row |= {f"gain in {name}": f"{step.gain:.3g}", f"extra {unit.many}": format_number(extra)}
-        rows.append(row | ({f"gain per {unit.one}": format_number(step.gain / extra)} if unit.one else {}))
+        row |= {f"gain per {unit.one}": format_number(step.gain / extra)} if unit.one else {}
+        if cost != "cost.usd" and "cost.usd" in table:
+            row["extra US dollars"] = format_number(table["cost.usd"][step.end] - table["cost.usd"][step.start])
+        rows.append(row)
     return pd.DataFrame(rows, dtype="str")
 
 
@@ -168,6 +220,8 @@ def model_name(table: pd.DataFrame, label: Any) -> str:
     of_trial = table[(table["sweep"] == model["sweep"]) & (table["trial_id"] == model["trial_id"])]
     told = {"budget_epochs": "epochs", "seed": "seed"}
     details = [f"{word} {_shown(model[column])}" for column, word in told.items() if _varies(of_trial[column])]
+    if "num_seeds" in model and model["num_seeds"] > 1:
+        details.append(f"mean of seeds {model['seeds']}")
     if _varies(table["sweep"]):
         details.insert(0, f"sweep {_shown(model['sweep'])}")
     return _shown(model["trial_id"]) + (f" ({', '.join(details)})" if details else "")

@@ -1,7 +1,10 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from sweeps.records import RECORDS, Manifest, write_manifest
 
@@ -65,4 +68,39 @@ def write_sweep(
     write_manifest(directory, manifest(sweep_id, **changes))
     if rows or torn:
         (directory / RECORDS).write_text("".join(json.dumps(item) + "\n" for item in rows) + torn)
+    return directory
+
+
+def articles_of(sizes: Sequence[int]) -> list[str]:
+    """The article of each question, for articles of these sizes."""
+    return [f"article {number}" for number, size in enumerate(sizes) for _ in range(size)]
+
+
+def write_scores(
+    directory: Path, trial_id: str, f1: Sequence[float], articles: Sequence[str], epochs: int = 2, data_set: str = "dev"
+) -> Path:
+    """The scores of single questions of one model; a question with F1 100 is matched exactly."""
+    table = {
+        "question_id": [f"q{number}" for number in range(len(f1))],
+        "article": list(articles),
+        "f1": [float(value) for value in f1],
+        "exact_match": [100.0 * (value == 100) for value in f1],
+    }
+    path = directory / "trials" / trial_id / f"scores_{data_set}_{epochs}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table(table), path)
+    return path
+
+
+def scored_sweep(
+    directory: Path, models: Mapping[str, tuple[Sequence[float], float]], articles: Sequence[str], **changes: Any
+) -> Path:
+    """A sweep of finished models by (F1 of each question, device-hours), with the files of their scores."""
+    rows = [
+        model(trial_id, sum(f1) / len(f1), hours, config__optim__learning_rate=1e-5 * (number + 1))
+        for number, (trial_id, (f1, hours)) in enumerate(models.items())
+    ]
+    write_sweep(directory, rows, **changes)
+    for trial_id, (f1, _) in models.items():
+        write_scores(directory, trial_id, f1, articles)
     return directory

@@ -2,11 +2,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis import cli
-from tests.analysis.fixtures import model, row, write_sweep
+from tests.analysis.fixtures import articles_of, model, row, scored_sweep, write_sweep
+
+KINDS = ["models", "configurations", "hyperparameters", "tests", "best-so-far", "trials", "reports"]
+FORMS = ["text", "markdown", "latex", "csv"]
 
 TWO = [model("a", 70.0, 0.5), model("b", 70.5, 1.0)]
 
@@ -59,6 +63,75 @@ def test_a_mistake_is_told_in_one_line_with_status_2(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and problem in err
+
+
+FAILED = {
+    "status": "failed",
+    "budget_epochs": None,
+    "dev__f1": None,
+    "error__type": "E",
+    "error__message": "no\nmemory",
+}
+STATES: dict[str, list[dict[str, Any]]] = {
+    "nothing yet": [],
+    "running": [row("a", status="running", budget_epochs=None), row("b")],
+    "died": [*TWO, row("c", status="running", budget_epochs=None)],
+    "interrupted": [row("a", status="interrupted", budget_epochs=None)],
+    "failures": [row("a", **FAILED), row("b", cost__device_s=None, **FAILED)],
+    "one trial": TWO[:1],
+    "NaN": [model("a", float("nan"), float("nan")), model("b", None, None)],
+    "some NaN": [*TWO, model("c", float("nan"), 1.0)],
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["report"],
+        ["report", "--json"],
+        ["report", "--cost", "cost.usd"],
+        ["compare", "--trials", "a", "b"],
+        *(["table", "--of", kind, "--format", form] for kind, form in zip(KINDS, FORMS * 2, strict=False)),
+    ],
+    ids=" ".join,
+)
+def test_every_state_of_a_sweep_gives_an_answer_or_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str, command: list[str]
+) -> None:
+    write_sweep(tmp_path, STATES[state], torn='{"trial_id": ' if state == "died" else "")
+    status = cli.main([command[0], str(tmp_path), *command[1:]])
+    err = capsys.readouterr().err
+    assert (
+        (status, err) == (0, "")
+        if status == 0
+        else (status == 2 and err.startswith("error: ") and err.count("\n") == 1)
+    )
+    assert status == 0 or "compare" in command or "cost.usd" in command
+
+
+def test_a_table_can_be_written_with_all_its_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sweep(tmp_path, [model("a", 70.123456789, 1.0)])
+    out = tmp_path / "out.csv"
+    assert cli.main(["table", str(tmp_path), "--of", "models", "--format", "csv", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"Wrote {out}\n"
+    assert "70.123456789" in out.read_text()
+
+
+def test_two_models_are_compared_by_trial_or_by_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    articles = articles_of([5] * 8)
+    sweep = scored_sweep(tmp_path / "s", {"a": ([60.0] * 40, 1.0), "b": ([70.0] * 39 + [100.0], 1.0)}, articles)
+    csv = tmp_path / "questions.csv"
+    assert cli.main(["compare", str(sweep), "--trials", "a", "b", "--questions", str(csv)]) == 0
+    out = capsys.readouterr().out
+    assert "40 questions of 8 articles, paired" in out and out.endswith(f"Wrote {csv}\n")
+    assert csv.read_text().count("\n") == 41
+    files = [str(sweep / "trials" / name / "scores_dev_2.parquet") for name in "ab"]
+    assert cli.main(["compare", "--scores", *files, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mcnemar"]["only_second"] == 1
+    assert cli.main(["compare", str(sweep), "--scores", *files]) == 2
+    assert cli.main(["compare"]) == 2
+    assert capsys.readouterr().err.count("give either sweep directories or --scores") == 2
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

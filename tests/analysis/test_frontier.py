@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.frontier import Recommendation, front_steps, pareto_mask, recommend
@@ -32,6 +32,7 @@ def brute_force(costs: Sequence[float], scores: Sequence[float]) -> list[bool]:
     ]
 
 
+@settings(deadline=None)
 @given(points)
 def test_the_front_is_what_brute_force_finds(pairs: list[tuple[float, float]]) -> None:
     costs, scores = [cost for cost, _ in pairs], [score for _, score in pairs]
@@ -43,6 +44,7 @@ def test_vectors_of_different_length_are_refused() -> None:
         pareto_mask([1.0], [1.0, 2.0])
 
 
+@settings(deadline=None)
 @given(points, st.sampled_from([0.0, 0.5, 1.0, 5.0]))
 def test_the_recommended_model_is_within_the_margin_and_none_within_it_is_cheaper(
     models: list[tuple[float, float]], margin: float
@@ -99,6 +101,7 @@ def test_steps_go_along_the_front_from_cheap_to_dear() -> None:
     assert [(step.start, step.end, step.gain, step.extra_cost) for step in steps] == [(1, 3, 8, 3), (3, 0, 2, 6)]
 
 
+@settings(deadline=None)
 @given(points)
 def test_every_step_gains_and_costs_something(models: list[tuple[float, float]]) -> None:
     front = table(models)

@@ -1,9 +1,12 @@
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from analysis.cache import cached_table
 from analysis.load import load_models, load_sweeps
 from qa_train.errors import DataError
 from tests.analysis.fixtures import DEV, manifest, row, write_sweep
@@ -125,3 +128,70 @@ def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, change: dict[str, An
 def test_a_manifest_of_another_form_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="expected its manifest to hold a mapping"):
         load_sweeps(write_sweep(tmp_path, [row("a")], **change))
+
+
+PRICES = {"cpu-core": {"usd_per_hour": 0.5, "date": "2025-01-01", "source": "a bill"}}
+
+
+def test_dollars_come_from_the_price_of_the_device_if_there_is_one(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "1", [row("a", cost__device_s=7200.0)], "one", prices=PRICES)
+    write_sweep(tmp_path / "2", [row("a")], "two")
+    models = load_models([tmp_path / "1", tmp_path / "2"])
+    assert models["cost.usd"].tolist()[:1] == [1.0] and models["cost.usd"].isna().tolist() == [False, True]
+    assert "cost.usd" not in load_models(tmp_path / "2")
+
+
+def test_a_price_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"prices: .*usd_per_hour"):
+        load_sweeps(write_sweep(tmp_path, [row("a")], prices={"cpu-core": {"usd_per_hour": 1}}))
+
+
+def test_a_model_costs_its_own_share_of_a_trial_that_finishes_several(tmp_path: Path) -> None:
+    costs = {"model_cost__device_s": 1000.0, "cost__device_s": 1500.0}
+    sweeps = load_sweeps(write_sweep(tmp_path, [row("a", budget_epochs=1, **costs), row("b")], prices=PRICES))
+    assert sweeps.models["cost.device_s"].tolist() == [1000.0, 3600.0]
+    assert sweeps.models["trial_cost.device_s"].tolist() == [1500.0, 3600.0]
+    assert sweeps.models["cost.usd"].tolist() == pytest.approx([1000 / 7200, 0.5])
+    assert sweeps.trials["cost.device_s"].tolist() == [1500.0, 3600.0]
+
+
+def test_a_copied_result_is_counted_once_and_gives_what_the_original_lacks(tmp_path: Path) -> None:
+    copies = [row("f", reused_from="demo-1/a", final=True, test__clean__f1=50.0), row("g", reused_from="demo-1/f")]
+    models = load_models(write_sweep(tmp_path, [row("a"), row("b"), *copies]))
+    assert models["trial_id"].tolist() == ["a", "b"]
+    assert models["test.clean.f1"].tolist()[0] == 50.0
+    assert models["final"].tolist()[0] is True
+    assert models["reused_from"].isna().all()
+
+
+def test_copies_of_a_result_that_is_not_here_are_one_model(tmp_path: Path) -> None:
+    rows = [row("a", reused_from="other/3"), row("b", reused_from="other/3"), row("c", reused_from="other/4")]
+    assert load_models(write_sweep(tmp_path / "1", rows))["trial_id"].tolist() == ["a", "c"]
+    write_sweep(tmp_path / "2", [row("3")], "other")
+    assert load_models([tmp_path / "1", tmp_path / "2"])["trial_id"].tolist() == ["c", "3"]
+
+
+def test_copies_in_a_circle_are_read(tmp_path: Path) -> None:
+    rows = [row("a", reused_from="demo-1/b"), row("b", reused_from="demo-1/a")]
+    assert len(load_models(write_sweep(tmp_path, rows))) >= 1
+
+
+def test_a_record_is_found_again_as_it_was_written(tmp_path: Path) -> None:
+    rows = [row("a"), row("ab", config__data__dev=None), row("ab", report=1, config__x=0)]
+    sweeps = load_sweeps(write_sweep(tmp_path, rows, torn='{"trial_id": "ab"'))
+    assert [sweeps.row_of(report) for _, report in sweeps.reports.iterrows()] == rows
+    (tmp_path / "records.jsonl").write_text("")
+    with pytest.raises(DataError, match="load the sweep again"):
+        sweeps.row_of(sweeps.reports.iloc[0])
+
+
+def test_what_comes_from_the_cache_is_what_was_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row("a", config__x=1, flag=True, note=None), row("b", config__x=2.5, dev__f1=None, host="ö")]
+    sweep = write_sweep(tmp_path / "sweep", rows)
+    expected = load_sweeps(sweep)
+    monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("analysis.load.cached_table", partial(cached_table, min_bytes=1))
+    os.utime(sweep / "records.jsonl", (1.7e9, 1.7e9))
+    for _ in range(2):
+        pd.testing.assert_frame_equal(load_sweeps(sweep).reports, expected.reports)
+    assert len(list((tmp_path / "cache" / "analysis").iterdir())) == 1
