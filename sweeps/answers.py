@@ -11,6 +11,7 @@ from qa_train.errors import DataError
 from sweeps.identity import identify
 from sweeps.records import TRIALS, Row, read_manifest, read_records
 from sweeps.space import Scalar
+from sweeps.sweep_store import local_copy
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Answers:
             How many trials they have whose identity is known; rows of older versions have none.
 
         Raises:
-            DataError: If one is no sweep directory, or its records are broken.
+            DataError: If one is no sweep, or its records are broken.
         """
         before = len(self._known)
-        for directory in map(Path, directories):
+        for directory in (local_copy(place, f"{TRIALS}/*/scores_*.parquet") for place in directories):
             sweep_id = read_manifest(directory).sweep_id
             for row in read_records(directory):
                 self._add(sweep_id, directory, row)

@@ -12,8 +12,9 @@ from typing import Any
 from qa_train.config import TrainConfig, build_config, with_values
 from qa_train.errors import QAError, SweepError
 from qa_train.storage import read_json, sha256_file, unused_dir
-from sweeps.records import MANIFEST, Manifest, Row, read_manifest, read_records
-from sweeps.retention import best_model, model_dir
+from sweeps.records import MANIFEST, TRIALS, Manifest, Row, read_manifest, read_records
+from sweeps.retention import best_model, model_dir, model_of
+from sweeps.sweep_store import local_copy
 
 _NUM_SHOWN = 12
 _SCORES = ("dev.f1", "dev.exact_match")
@@ -43,7 +44,7 @@ class Export:
 
 
 def export_model(
-    directory: Path,
+    place: str | Path,
     destination: Path,
     trial_id: str | None = None,
     *,
@@ -53,9 +54,9 @@ def export_model(
     """Puts the model of a trial into a new directory; the sweep, running or not, stays as it is.
 
     Args:
-        directory: Of the sweep.
+        place: The sweep's directory or address.
         destination: New or empty. A training that was interrupted there can be resumed by `qa_train train --resume`.
-        trial_id: Whose model; by default that of the best one.
+        trial_id: Whose model, the best if it finished several; by default the best of all.
         progress: Whether a training shows a bar on stderr.
         say: Called with a line before a model is trained again.
 
@@ -65,9 +66,11 @@ def export_model(
             would be trained on again have changed.
         QAError: See `qa_train.output.train_into`.
     """
+    directory = local_copy(place)
     manifest, rows = read_manifest(directory), read_records(directory)
     row = choose(directory, manifest, rows, trial_id)
-    source = model_dir(directory, str(row["trial_id"]))
+    source = model_of(directory, row)
+    local_copy(place, f"{TRIALS}/{row['trial_id']}/{source.name}/*")
     target = unused_dir(destination, "give another directory with --to")
     recorded = _scores(row)
     try:
@@ -90,16 +93,18 @@ def choose(directory: Path, manifest: Manifest, rows: Sequence[Row], trial_id: s
     Raises:
         SweepError: If there is no such trial, or it finished no model; those that did are named.
     """
-    finished = {str(row["trial_id"]): row for row in rows if row.get("budget_epochs") is not None}
-    if trial_id in finished:
-        return finished[trial_id]
+    models = [row for row in rows if row.get("budget_epochs") is not None]
+    finished = {str(row["trial_id"]): row for row in models}
+    own = best_model([row for row in models if row["trial_id"] == trial_id], manifest.metric, manifest.mode)
+    if own:
+        return own
     last = {str(row["trial_id"]): row for row in rows}
     names = f"models were finished by {_list(sorted(finished))}" if finished else "no trial has finished a model"
     if trial_id in last:
         raise SweepError(f"{directory}: trial {trial_id} has no finished model, it {_fate(last[trial_id])}; {names}")
     if trial_id is not None:
         raise SweepError(f"{directory}: there is no trial {trial_id!r}; {names}")
-    best = best_model(finished.values(), manifest.metric, manifest.mode)
+    best = best_model(models, manifest.metric, manifest.mode)
     if best is None:
         fates = _list([f"{name} {_fate(row)}" for name, row in sorted(last.items())]) if last else "none was started"
         raise SweepError(f"{directory}: no trial has finished a model ({fates})")
@@ -157,10 +162,15 @@ def config_of(directory: Path, manifest: Manifest, row: Row) -> TrainConfig:
     plain = whole.get("train") if isinstance(whole, Mapping) else None
     if not isinstance(plain, Mapping):
         raise SweepError(f"{path}: expected the configuration of a training as train, found {plain!r}")
-    values = {key.removeprefix("config."): value for key, value in row.items() if key.startswith("config.")}
+    values: dict[str, Any] = {
+        key.removeprefix("config."): value for key, value in row.items() if key.startswith("config.")
+    }
     values |= {key: row[column] for column, key in _COLUMN_KEYS.items() if row.get(column) is not None}
     if plain.get("precision") == "auto":
         values["precision"] = manifest.precision
+    optim = plain.get("optim")
+    if isinstance(optim, Mapping) and optim.get("schedule") == "trunk":  # a branch equals a run of its own bit for bit
+        values |= {"num_epochs": row["budget_epochs"], "budgets": [row["budget_epochs"]]}
     return with_values(build_config(TrainConfig, plain, str(path)), values, f"trial {row['trial_id']}")
 
 
@@ -181,7 +191,7 @@ def _announcement(row: Row) -> str:
     cost = f", which took {held / 3600:.2f} device-hours in the sweep" if isinstance(held, int | float) else ""
     return (
         f"trial {row['trial_id']}: its model was not kept; it is trained again from its record, "
-        f"{row.get('config.num_epochs')} epochs{cost}"
+        f"{row.get('budget_epochs')} epochs{cost}"
     )
 
 

@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 
 _COLUMNS = {"status", "epochs_trained", "budget_epochs", "train_loss", "eval_loss", "start_accuracy", "end_accuracy"}
 _COLUMNS |= {"learning_rate", "node", "device", "launcher", "attempt"}
-_PREFIXES = ("dev.", "test.", "cost.", "error.")
+_PREFIXES = ("dev.", "test.", "cost.", "model_cost.", "error.")
 
 
 @dataclass

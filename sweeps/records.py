@@ -110,6 +110,11 @@ class TrialName:
 _TRIAL_NAME = re.compile(r"(final-)?(\d+)(?:-seed(\d+))?")
 
 
+def model_name(budget_epochs: Value, num_epochs: Value) -> str:
+    """Returns the name of a finished model's directory in its trial's: that of a trial's last budget is `model`."""
+    return "model" if budget_epochs == num_epochs else f"model_{budget_epochs}"
+
+
 def score(row: Row, metric: str, mode: str) -> float:
     """Returns a row's value such that larger is better; minus infinity where it has none.
 

@@ -18,13 +18,13 @@ from qa_train.config import build_config, with_values
 from qa_train.errors import DataError, QAError, SweepError
 from qa_train.storage import unused_dir
 from sweeps.answers import Answers
-from sweeps.attempts import held_times
+from sweeps.attempts import ATTEMPTS, held_times
 from sweeps.config import SweepConfig
 from sweeps.extension import refuse_changes, refuse_other_data
 from sweeps.history import PastTrial, end_stopped, read_history
 from sweeps.identity import surroundings
 from sweeps.journal import Journal
-from sweeps.lock import LOCAL_LOCK, locked
+from sweeps.lock import LOCAL_LOCK
 from sweeps.mirror import StudyMirror
 from sweeps.placement import Placement, needs_ray_train, place
 from sweeps.plan import make_plan
@@ -35,6 +35,7 @@ from sweeps.records import MANIFEST, TRIALS, Manifest, Row, read_manifest, read_
 from sweeps.retention import Retention
 from sweeps.samplers import distribution
 from sweeps.stopping import Stopping
+from sweeps.sweep_store import SweepStore, local_copy
 from sweeps.tensorboard import CurveFiles
 from sweeps.trial import TrialBody, run_trial
 from sweeps.tune_hooks import Limits
@@ -50,14 +51,14 @@ class SweepResult:
     """How a sweep ended.
 
     Attributes:
-        directory: Where its manifest, records and models are.
+        directory: Where its manifest, records and models are: a path, or an address of an object store.
         num_completed: Trials with a finished model.
         num_stopped: Trials that were stopped early.
         num_failed: Trials that failed.
         best: Row of the best finished model by `search.metric`, None if there is none.
     """
 
-    directory: Path
+    directory: str
     num_completed: int
     num_stopped: int
     num_failed: int
@@ -65,7 +66,7 @@ class SweepResult:
 
 
 def run_sweep(
-    config: SweepConfig, directory: Path | None = None, say: Say = _say, body: TrialBody = run_trial
+    config: SweepConfig, directory: str | Path | None = None, say: Say = _say, body: TrialBody = run_trial
 ) -> SweepResult:
     """Runs a sweep to its end, in a new directory.
 
@@ -73,7 +74,7 @@ def run_sweep(
 
     Args:
         config: What to run.
-        directory: New or empty; by default `runs/<name>-<time>`.
+        directory: New or empty, or an address such as `s3://bucket/prefix`; by default `runs/<name>-<time>`.
         say: Called with a line for each event.
         body: What a trial's process does; importable by name.
 
@@ -85,19 +86,22 @@ def run_sweep(
         KeyboardInterrupt: On Ctrl-C, after the running trials were recorded as interrupted.
     """
     now = datetime.datetime.now().astimezone()
-    directory = unused_dir(directory or Path("runs") / f"{config.name}-{now:%Y%m%d-%H%M%S}", "give another --out")
+    store = SweepStore(directory or Path("runs") / f"{config.name}-{now:%Y%m%d-%H%M%S}")
+    if not store.is_remote:
+        unused_dir(store.directory, "give another --out")
     try:
-        with locked(directory):
-            return _run(config, directory, say, body)
+        with store.locked():
+            store.start()
+            return _run(config, store, say, body)
     finally:
         with contextlib.suppress(OSError):
-            (directory / LOCAL_LOCK).unlink()
+            (store.directory / LOCAL_LOCK).unlink()
         with contextlib.suppress(OSError):
-            directory.rmdir()  # nothing came of it
+            store.directory.rmdir()  # nothing came of it
 
 
 def resume_sweep(
-    directory: Path,
+    directory: str | Path,
     change: Callable[[SweepConfig], SweepConfig] = lambda config: config,
     say: Say = _say,
     body: TrialBody = run_trial,
@@ -118,24 +122,27 @@ def resume_sweep(
         SweepError: If another process runs it, Ray fails, or the records cannot be written.
         KeyboardInterrupt: On Ctrl-C, after the running trials were recorded as interrupted.
     """
-    manifest = read_manifest(directory)
-    before = build_config(SweepConfig, manifest.config, str(directory / MANIFEST))
+    store = SweepStore(directory)
+    manifest = read_manifest(local_copy(directory))
+    before = build_config(SweepConfig, manifest.config, f"{directory}/{MANIFEST}")
     config = change(before)
     refuse_changes(before, config)
-    with locked(directory):
-        return _run(config, directory, say, body, manifest)
+    with store.locked():
+        store.pull()
+        return _run(config, store, say, body, manifest)
 
 
 def _run(
-    config: SweepConfig, directory: Path, say: Say, body: TrialBody, before: Manifest | None = None
+    config: SweepConfig, store: SweepStore, say: Say, body: TrialBody, before: Manifest | None = None
 ) -> SweepResult:
-    """Runs a new sweep, or goes on with the one `before`, in a directory that is locked."""
+    """Runs a new sweep, or goes on with the one `before`, in a place that is locked."""
+    directory = store.directory
     past = read_history(directory) if before else []
     try:
         # Ray prints what it tells the user, such as a worker's death, to stdout, where the result goes.
         with contextlib.redirect_stdout(sys.stderr), ray_session(dashboard=needs_ray_train(config)):
             placement = place(config, *resources())
-            say(f"sweep {config.name}: {_describe_trials(config, past)}, {_describe(placement)}, in {directory}")
+            say(f"sweep {config.name}: {_describe_trials(config, past)}, {_describe(placement)}, in {store.address}")
             for warning in make_plan(config, *resources(), None).warnings:
                 say(f"warning: {warning}")
             found = _probe(config, placement)
@@ -144,13 +151,15 @@ def _run(
             config = config.model_copy(update={"train": with_values(config.train, resolved)})
             manifest = _manifest(config, placement, found, directory.name, before)
             write_manifest(directory, manifest)
-            with Journal(directory) as journal:
-                recorder = Recorder(config, journal, say, partial(_device_time, directory, placement.num_devices))
-                if _run_trials(config, placement, manifest, directory, recorder, past, body):
+            store.push(MANIFEST)
+            with Journal(directory, store=store.append) as journal:
+                recorder = Recorder(config, journal, say, partial(_device_time, store, placement.num_devices))
+                if _run_trials(config, placement, manifest, store, recorder, past, body):
                     write_manifest(directory, replace(manifest, ended=_now()))
+                    store.push(MANIFEST)
     except RayError as error:
-        raise SweepError(f"{directory}: Ray failed: {str(error).strip().splitlines()[-1]}") from error
-    return SweepResult(directory, recorder.num_completed, recorder.num_stopped, recorder.num_failed, recorder.best)
+        raise SweepError(f"{store.address}: Ray failed: {str(error).strip().splitlines()[-1]}") from error
+    return SweepResult(store.address, recorder.num_completed, recorder.num_stopped, recorder.num_failed, recorder.best)
 
 
 def _describe_trials(config: SweepConfig, past: Sequence[PastTrial]) -> str:
@@ -164,13 +173,13 @@ def _run_trials(
     config: SweepConfig,
     placement: Placement,
     manifest: Manifest,
-    directory: Path,
+    store: SweepStore,
     recorder: Recorder,
     past: Sequence[PastTrial],
     body: TrialBody,
 ) -> bool:
     """Runs all trials that are left; returns whether no limit has ended the sweep before."""
-    search = config.search
+    directory, search = store.directory, config.search
     common = surroundings(manifest.data, manifest.versions, manifest.precision, manifest.device)
     answers = Answers(config.train, common, directory, manifest.sweep_id)
     if search.reuse_from:
@@ -181,18 +190,19 @@ def _run_trials(
     recorder.identify = answers.identify
     recorder.observers.append(CurveFiles(directory, recorder.say).record)
     recorder.resume(past)
-    mirror = _observe(config, directory, recorder, answers)
+    mirror = _observe(config, store, recorder, answers)
     limits = Limits(config, recorder, manifest.device)
-    tuning = Tuning(config, placement, manifest.device, directory, recorder, mirror, answers, limits, body)
+    tuning = Tuning(config, placement, manifest.device, store, recorder, mirror, answers, limits, body)
     tuning.run_search(past, stopping)
     tuning.run_finalists()
     return not limits.is_reached
 
 
-def _observe(config: SweepConfig, directory: Path, recorder: Recorder, answers: Answers) -> StudyMirror:
+def _observe(config: SweepConfig, store: SweepStore, recorder: Recorder, answers: Answers) -> StudyMirror:
     """Shows the records so far, and all rows to come, to what keeps models, gives answers and mirrors the study."""
-    rows, search = read_records(directory), config.search
-    retention = Retention(directory, config.keep.models, search.metric, search.mode, recorder.say)
+    directory, search = store.directory, config.search
+    rows = read_records(directory)
+    retention = Retention(directory, config.keep.models, search.metric, search.mode, recorder.say, store.remove)
     for row in rows:
         retention.record(row)
         answers.record(row)
@@ -215,9 +225,10 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _device_time(directory: Path, num_devices: int, trial_id: str) -> float | None:
+def _device_time(store: SweepStore, num_devices: int, trial_id: str) -> float | None:
     with contextlib.suppress(DataError):
-        return sum(held_times(directory / TRIALS / trial_id)) * num_devices
+        store.fetch(f"{TRIALS}/{trial_id}/{ATTEMPTS}")
+        return sum(held_times(store.directory / TRIALS / trial_id)) * num_devices
     return None
 
 

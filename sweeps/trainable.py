@@ -1,19 +1,21 @@
 """What Ray Tune runs: an actor that lets each trial train in a process of its own, or in several under Ray Train."""
 
+import contextlib
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
 from qa_train.config import TrainConfig, build_config, with_values
+from qa_train.errors import DataError
 from qa_train.storage import write_json
-from sweeps.attempts import Attempt
-from sweeps.records import TRIAL_CONFIG, TRIALS
+from sweeps.attempts import ATTEMPTS, Attempt
+from sweeps.records import TRIAL_CONFIG
 from sweeps.search import IS_FINAL, SEED, TRIAL_ID, VALUES
 from sweeps.trial import CHECKPOINTS, RETRYABLE, Message, TrialJob, TrialProcess, checkpointed_s, read_reports
+from sweeps.trial_store import TrialStore
 from sweeps.trial_workers import TrialWorkers
 
 TRAIN, DIRECTORY, NUM_THREADS, LAUNCHER = "train", "directory", "num_threads", "launcher"
@@ -32,21 +34,24 @@ class TrialTrainable(tune.Trainable):
         Args:
             config: `train` (the sweep's training configuration as plain values), `trial_id`, `values` (those searched),
                 `seed`, `is_final` (whether it is a finalist), `evaluate_tests` (`all` or `finalists`), `directory` (the
-                sweep's), `launcher`, `num_threads` of each worker, `num_devices` and `device` of each trial, `body`
-                (what the trial's process does), `max_failures` (after so many it is not started again).
+                sweep's, or its address), `launcher`, `num_threads` of each worker, `num_devices` and `device` of each
+                trial, `body` (what the trial's process does), `max_failures` (after so many it is not started again).
         """
         self._spec, self._num_failures = config, 0
         self._start()
 
     def _start(self) -> None:
         """Starts an attempt at the trial; one that ended before its driver heard of it is only told again."""
-        directory = Path(self._spec[DIRECTORY]) / TRIALS / self._spec[TRIAL_ID]
+        self._store = TrialStore.of(self._spec[DIRECTORY], self._spec[TRIAL_ID])
+        self._store.pull()
+        directory = self._store.directory
         directory.mkdir(parents=True, exist_ok=True)
         chosen = {**self._spec[VALUES], "seed": self._spec[SEED]}
         train = with_values(build_config(TrainConfig, self._spec[TRAIN], "sweep"), chosen)
         values = {"trial_id": self._spec[TRIAL_ID], "values": self._spec[VALUES], "train": train.model_dump()}
         write_json(directory / TRIAL_CONFIG, values)
         self._attempt = Attempt(directory)
+        self._store.push(TRIAL_CONFIG, ATTEMPTS)
         # The last note of an attempt that was killed can be older than its last checkpoint.
         self._attempt.earlier_s = max(self._attempt.earlier_s, checkpointed_s(directory / CHECKPOINTS))
         self._told = deque(read_reports(directory))
@@ -55,13 +60,18 @@ class TrialTrainable(tune.Trainable):
         self._told.clear()
         num_threads, earlier_s = self._spec[NUM_THREADS], self._attempt.earlier_s
         tests = self._spec[IS_FINAL] or self._spec[EVALUATE_TESTS] == "all"
-        job = TrialJob(self._spec[TRIAL_ID], train, directory, num_threads, time.time(), earlier_s, tests)
+        job = TrialJob(
+            self._spec[TRIAL_ID], train, directory, num_threads, time.time(), earlier_s, tests, self._spec[DIRECTORY]
+        )
         self._trial = TrialWorkers(job) if self._spec[LAUNCHER] == "ray_train" else TrialProcess(job, self._spec[BODY])
 
     def _stop(self) -> None:
         if self._trial is not None:
             self._trial.stop()
         self._attempt.end()
+        with contextlib.suppress(DataError):  # the driver, too, will find that the store is gone
+            self._store.push(ATTEMPTS)
+        self._store.drop_weights()
         self._trial = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -28,9 +28,11 @@ from qa_train.resources import limit_threads
 from qa_train.storage import write_json
 from qa_train.training import Training, start_training
 from qa_train.workers import rank
-from sweeps.records import read_rows
+from sweeps.object_store import StoreUnavailableError
+from sweeps.records import model_name, read_rows
+from sweeps.trial_store import TrialStore
 
-LOG, CHECKPOINTS, MODEL, REPORTS = "log.txt", "checkpoints", "model", "reports.jsonl"
+LOG, CHECKPOINTS, REPORTS = "log.txt", "checkpoints", "reports.jsonl"
 RETRYABLE = "retryable"
 """In the message of a failure: whether another attempt may go better. A mistake that we explain comes again."""
 
@@ -48,6 +50,7 @@ class TrialJob:
         earlier_s: Seconds that earlier attempts at this trial held its devices; what its checkpoint does not account
             for is lost.
         evaluate_tests: Whether its finished model is scored on the test sets.
+        sweep: Where the sweep's truth is, as `SweepStore.address`; empty if that is its directory.
     """
 
     trial_id: str
@@ -57,6 +60,12 @@ class TrialJob:
     created: float
     earlier_s: float = 0.0
     evaluate_tests: bool = False
+    sweep: str = ""
+
+    @property
+    def store(self) -> TrialStore:
+        """Keeps the directory in step with the sweep's store, if it has one."""
+        return TrialStore.of(self.sweep, self.trial_id)
 
 
 Message = dict[str, Any]
@@ -88,7 +97,7 @@ def failure(job: TrialJob, error: Exception) -> Message:
         "error.type": type(error).__name__,
         "error.message": text or "no message",
         "error.log": _log(job),
-        RETRYABLE: not isinstance(error, QAError),
+        RETRYABLE: not isinstance(error, QAError) or isinstance(error, StoreUnavailableError),
     }
 
 
@@ -99,12 +108,18 @@ def messages(job: TrialJob) -> Iterator[Message]:
     meter.seconds["lost"] = max(0.0, job.earlier_s - checkpointed_s(job.directory / CHECKPOINTS))
     training = start_training(job.config, job.directory / CHECKPOINTS, meter=meter)
     for report in training.loop.reports():
-        if report.budget_epochs is not None and job.evaluate_tests:
+        # A report of before a resume is told again, but its model is gone.
+        is_there = report.budget_epochs is not None and training.loop.evaluation is not None
+        if is_there and job.evaluate_tests:
             training.evaluate_tests()
-        if report.budget_epochs is not None and rank() == 0:
+        if is_there and rank() == 0:
             with meter.part("checkpointing"):
                 _keep(job, training, report)
-        yield columns(report) | _test_columns(training) | meter.columns()
+        if rank() == 0:
+            with meter.part("checkpointing"):
+                job.store.push()
+        tests = _test_columns(training) if is_there else {}
+        yield columns(report, job.config.num_epochs) | tests | training.loop.cost_columns()
 
 
 def _test_columns(training: Training) -> Message:
@@ -121,17 +136,17 @@ def checkpointed_s(checkpoints: Path) -> float:
 
 def _keep(job: TrialJob, training: Training, report: Report) -> None:
     """Saves the finished model, its dev predictions and their scores before it is announced."""
-    training.save(job.directory / MODEL)
+    training.save(job.directory / model_name(report.budget_epochs, job.config.num_epochs))
     training.write_question_scores(job.directory, report.epochs_trained)
     if training.loop.evaluation:
         name = f"predictions_dev_{report.budget_epochs}.json"
         write_json(job.directory / name, training.loop.evaluation.predictions)
 
 
-def columns(report: Report) -> Message:
-    """Returns a report by the column names of records, without its cost."""
+def columns(report: Report, num_epochs: int) -> Message:
+    """Returns a report of a trial of so many epochs by the column names of records, without its cost."""
     return {
-        "status": "completed" if report.budget_epochs is not None else "running",
+        "status": "completed" if report.budget_epochs == num_epochs else "running",
         "report": report.epochs_trained - 1,
         "epochs_trained": report.epochs_trained,
         "budget_epochs": report.budget_epochs,
@@ -162,6 +177,7 @@ def append_report(job: TrialJob, message: Message) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    job.store.push(REPORTS)
     if message["status"] != "running":
         remove_checkpoints(job.directory / CHECKPOINTS)
 

@@ -14,6 +14,7 @@ from qa_train.ray_trainer import RayTrainRun, tell
 from qa_train.resources import limit_threads
 from qa_train.workers import rank
 from sweeps.trial import CHECKPOINTS, LOG, Message, TrialJob, append_report, failure, messages, reported_epochs
+from sweeps.trial_store import TrialStore
 
 
 class TrialWorkers:
@@ -65,6 +66,7 @@ class TrialWorkers:
 def trial_worker(arguments: dict[str, Any]) -> None:
     """Trains as one of the workers; what Ray Train calls in each."""
     config, directory = build_config(TrainConfig, arguments["config"], "sweep"), Path(arguments["directory"])
+    TrialStore.of(arguments["sweep"], arguments["trial_id"]).pull()  # onto this node
     # Workers that were started again take over the cost up to the checkpoint; what was lost since counts as starting.
     checkpoint = latest_checkpoint(directory / CHECKPOINTS)
     created = checkpoint.stat().st_mtime if checkpoint else arguments["created"]

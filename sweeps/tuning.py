@@ -20,6 +20,7 @@ from sweeps.recorder import Recorder
 from sweeps.records import TRIALS, Row, read_records
 from sweeps.search import ListSearcher, StudySearcher, Suggestion
 from sweeps.stopping import Stopping
+from sweeps.sweep_store import SweepStore
 from sweeps.trainable import (
     BODY,
     DEVICE,
@@ -44,7 +45,7 @@ class Tuning:
         config: Of the sweep, resolved.
         placement: What each trial gets.
         device: Kind of device that trials hold.
-        directory: Of the sweep.
+        store: Of the sweep.
         recorder: Writes the records.
         mirror: Shows trials in Optuna's dashboard.
         answers: Knows what was trained before.
@@ -55,7 +56,7 @@ class Tuning:
     config: SweepConfig
     placement: Placement
     device: str
-    directory: Path
+    store: SweepStore
     recorder: Recorder
     mirror: StudyMirror
     answers: Answers
@@ -82,7 +83,7 @@ class Tuning:
             SweepError: If the records cannot be written.
         """
         if self.config.finalists.top and not self.limits.is_reached:
-            left = finalists_left(self.config, read_records(self.directory))
+            left = finalists_left(self.config, read_records(self.store.directory))
             self._run(ListSearcher(left), Stopping(StopConfig(), self.config.search.mode))
 
     def identify(self, suggestion: Suggestion) -> str:
@@ -96,7 +97,8 @@ class Tuning:
 
     def _record(self, suggestion: Suggestion, found: Source) -> Row:
         trial_id, values = str(suggestion.name), suggestion.values
-        copy_scores(found, self.directory / TRIALS / trial_id)
+        copy_scores(found, self.store.directory / TRIALS / trial_id)
+        self.store.push(f"{TRIALS}/{trial_id}")
         self.mirror.started(trial_id, values)
         return self.recorder.answered(trial_id, values, suggestion.seed, found.row, found.name)
 
@@ -132,7 +134,7 @@ class Tuning:
     def _param_space(self) -> dict[str, Any]:
         return {
             TRAIN: self.config.train.model_dump(),
-            DIRECTORY: str(self.directory),
+            DIRECTORY: self.store.address,
             LAUNCHER: self.placement.launcher,
             NUM_THREADS: self.placement.cpus_per_worker,
             NUM_DEVICES: self.placement.num_devices,

@@ -4,12 +4,13 @@ import json
 import sys
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from qa_train.config import build_config
+from qa_train.errors import DataError
 from sweeps.config import SweepConfig
 from sweeps.probe import Probe
+from sweeps.sweep_store import local_copy
 from sweeps.trial import TrialJob, append_report, reported_epochs
 
 EPOCH_S = 0.1
@@ -54,26 +55,35 @@ def train_nothing(job: TrialJob, connection: Connection) -> None:
             }
             if is_last and job.evaluate_tests:
                 message["test.clean.f1"] = 40.0
+            job.store.push()
             if epoch not in known:
                 append_report(job, message)
             connection.send(message)
     connection.close()
 
 
-def main(directory: Path, changes: dict[str, Any]) -> None:
+def has_begun(place: str) -> bool:
+    """Whether there is a sweep to go on with."""
+    try:
+        return (local_copy(place) / "manifest.json").exists()
+    except DataError:
+        return False
+
+
+def main(place: str, changes: dict[str, Any]) -> None:
     """Runs a sweep in a new directory, or goes on with the one that is there, with these sections changed."""
     from sweeps import runner
 
     data = {"train": {"path": "none.json", "sha256": "0", "questions": 1}}
     runner._probe = lambda config, placement: Probe("fp32", "cpu-core", data, {}, {})
-    if (directory / "manifest.json").exists():
-        result = runner.resume_sweep(directory, lambda before: changed(before, changes), body=train_nothing)
+    if has_begun(place):
+        result = runner.resume_sweep(place, lambda before: changed(before, changes), body=train_nothing)
     else:
-        result = runner.run_sweep(config(**changes), directory, body=train_nothing)
+        result = runner.run_sweep(config(**changes), place, body=train_nothing)
     print(json.dumps({"completed": result.num_completed, "failed": result.num_failed}))
 
 
 if __name__ == "__main__":
     from tests.sweeps import fake_trials  # so that workers find the trial's body by its module's name
 
-    fake_trials.main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    fake_trials.main(sys.argv[1], json.loads(sys.argv[2]))

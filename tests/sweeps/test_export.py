@@ -16,7 +16,7 @@ from qa_train.output import claim_output, train_into
 from qa_train.storage import sha256_file, write_json
 from sweeps.export import choose, config_of, export_model
 from sweeps.records import RECORDS, Manifest, Row, read_manifest, read_records, write_manifest
-from sweeps.retention import model_dir, remove_models
+from sweeps.retention import model_dir, remove_model
 
 FILES = {"config.json": "{}", "model.safetensors": "weights", "training.json": "{}"}
 
@@ -167,7 +167,13 @@ def trained(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = with_values(config, {"precision": "auto", "scale.launcher": "auto"}).model_dump(mode="json")
     write_manifest(directory, manifest(plain, data=files))
     scores = {f"dev.{name}": summary["scores"]["dev"][name] for name in ("f1", "exact_match")}
-    columns = {"config.num_epochs": 1, "config.optim.learning_rate": 2e-3, "seed": 3, "launcher": "local"}
+    columns = {
+        "config.num_epochs": 1,
+        "budget_epochs": 1,
+        "config.optim.learning_rate": 2e-3,
+        "seed": 3,
+        "launcher": "local",
+    }
     whole = row("00000") | scores | columns | {"cost.device_s": 1800.0}
     (directory / RECORDS).write_text(json.dumps(whole) + "\n")
     return directory
@@ -176,7 +182,7 @@ def trained(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_that_was_not_kept_is_trained_again_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(trained, tmp_path / "sweep")
     before = load_file(model_dir(directory, "00000") / "model.safetensors")
-    remove_models(directory, ["00000"])
+    remove_model(model_dir(directory, "00000"))
     said = list[str]()
     result = export_model(directory, tmp_path / "model", say=said.append)
     assert said == [
@@ -218,7 +224,7 @@ def test_a_trial_that_left_its_configuration_is_trained_by_that(trained: Path, t
 
 def test_changed_data_train_no_other_model_under_the_same_name(trained: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(trained, tmp_path / "sweep")
-    remove_models(directory, ["00000"])
+    remove_model(model_dir(directory, "00000"))
     whole = read_manifest(directory)
     changed = shutil.copy(whole.data["train"]["path"], tmp_path / "train.json")
     Path(changed).write_text(Path(changed).read_text() + "\n")
@@ -234,7 +240,7 @@ def test_changed_data_train_no_other_model_under_the_same_name(trained: Path, tm
 
 def test_a_training_that_cannot_start_leaves_nothing_behind(trained: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(trained, tmp_path / "sweep")
-    remove_models(directory, ["00000"])
+    remove_model(model_dir(directory, "00000"))
     whole = read_manifest(directory)
     train = whole.config["train"] | {"model": {**whole.config["train"]["model"], "name": str(tmp_path / "gone")}}
     write_manifest(directory, replace(whole, config={"train": train}))
@@ -247,6 +253,6 @@ def test_a_training_that_cannot_start_leaves_nothing_behind(trained: Path, tmp_p
 def test_a_manifest_without_a_configuration_is_named(tmp_path: Path, config: dict[str, Any]) -> None:
     directory = sweep(tmp_path / "sweep", ROWS)
     write_manifest(directory, replace(manifest(), config=config))
-    remove_models(directory, ["00001"])
+    remove_model(model_dir(directory, "00001"))
     with pytest.raises(Exception, match=r"manifest\.json: "):
         export_model(directory, tmp_path / "model")

@@ -101,7 +101,7 @@ def test_what_trials_report_becomes_rows_and_a_result(tmp_path: Path, tuner: typ
         ("00000", "completed"),
         ("00001", "failed"),
     ]
-    assert result == runner.SweepResult(tmp_path / "out", 1, 0, 1, rows[1])
+    assert result == runner.SweepResult(str(tmp_path / "out"), 1, 0, 1, rows[1])
     assert rows[2]["error.type"] == "RayActorError"
     assert said[0] == f"sweep tiny: 4 trials, one at a time with 2 CPU each, in {tmp_path / 'out'}"
     assert len(said) == 1 + len(rows)
@@ -227,7 +227,7 @@ def test_the_directory_is_named_after_the_sweep_and_the_time(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tuner.script = staticmethod(lambda listener, param_space: None)
-    directory = runner.run_sweep(config(), None, lambda line: None).directory
+    directory = Path(runner.run_sweep(config(), None, lambda line: None).directory)
     assert directory.parent == tmp_path / "runs"
     assert time.strptime(directory.name, "tiny-%Y%m%d-%H%M%S")
     assert read_manifest(directory).sweep_id == directory.name

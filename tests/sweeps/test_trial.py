@@ -18,7 +18,7 @@ import pytest
 from qa_train.checkpoint import latest_checkpoint, remove_checkpoints
 from qa_train.config import TrainConfig, build_config
 from qa_train.loop import Report
-from sweeps.trial import CHECKPOINTS, LOG, MODEL, REPORTS, Message, TrialJob, TrialProcess, columns, run_trial
+from sweeps.trial import CHECKPOINTS, LOG, REPORTS, Message, TrialJob, TrialProcess, columns, run_trial
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
 TIMEOUT_S = 120.0
@@ -254,7 +254,7 @@ def test_a_trial_reports_each_epoch_and_leaves_its_model(tmp_path: Path, inputs:
     assert [message["budget_epochs"] for message in messages] == [None, 2]
     assert all(message["cost.starting_s"] > 0 and message["cost.loading_s"] > 0 for message in messages)
     assert [json.loads(line) for line in (tmp_path / REPORTS).read_text().splitlines()] == messages
-    record = json.loads((tmp_path / MODEL / "training.json").read_text())
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
     scores = record["scores"]["dev"]
     assert (scores["f1"], scores["exact_match"]) == (messages[1]["dev.f1"], messages[1]["dev.exact_match"])
     assert (tmp_path / LOG).read_text() == ""
@@ -289,7 +289,7 @@ def test_a_report_goes_by_the_names_of_records() -> None:
         end_accuracy=60.0,
         cost={},
     )
-    found = columns(report)
+    found = columns(report, report.budget_epochs or 3)
     assert (found["status"], found["budget_epochs"], found["epochs_trained"]) == ("running", None, 3)
     assert (found["dev.f1"], found["dev.exact_match"], found["eval_loss"]) == (40.0, 30.0, None)
     assert (found["train_loss"], found["learning_rate"]) == (2.5, 1e-5)
