@@ -13,11 +13,12 @@ import click
 from qa_train.cli import config_options
 from qa_train.config import describe_config, load_config, with_overrides
 from qa_train.data_commands import as_json
-from qa_train.errors import run_command
+from qa_train.errors import ConfigError, run_command
 from sweeps.config import SweepConfig
 from sweeps.export import export_model
 from sweeps.status import read_status
 from sweeps.status_text import format_status
+from sweeps.sweep_store import local_copy
 
 if TYPE_CHECKING:
     from sweeps.runner import SweepResult
@@ -52,7 +53,7 @@ def run(path: str, overrides: tuple[str, ...], print_config: bool, out: str | No
         return 0
     from sweeps.runner import run_sweep  # imports Ray, which the other paths do not need
 
-    return _tell(run_sweep(config, Path(out) if out else None), as_json)
+    return _tell(run_sweep(config, out), as_json)
 
 
 @commands.command()
@@ -75,7 +76,7 @@ def resume(directory: str, overrides: tuple[str, ...], num_trials: int | None, a
 
     more = [f"search.num_trials={num_trials}"] if num_trials else []
     change = partial(with_overrides, overrides=[*overrides, *more], source=f"{directory}: resume")
-    return _tell(resume_sweep(Path(directory), change), as_json)
+    return _tell(resume_sweep(directory, change), as_json)
 
 
 @commands.command()
@@ -88,7 +89,7 @@ def status(directory: str, as_json: bool) -> int:
     Example:
       python -m sweeps status runs/first
     """
-    found = read_status(Path(directory))
+    found = read_status(local_copy(directory))
     print(json.dumps(found.to_plain(), indent=2, ensure_ascii=False) if as_json else format_status(found))
     return 0
 
@@ -108,7 +109,7 @@ def export(directory: str, trial: str | None, to: str, as_json: bool) -> int:
       python -m sweeps export runs/first --to models/best
       python -m sweeps export runs/first --trial 00003 --to models/third
     """
-    found = export_model(Path(directory), Path(to), trial, progress=sys.stderr.isatty())
+    found = export_model(directory, Path(to), trial, progress=sys.stderr.isatty())
     if as_json:
         print(json.dumps(asdict(found) | {"directory": str(found.directory)}, indent=2))
         return 0
@@ -123,27 +124,50 @@ def export(directory: str, trial: str | None, to: str, as_json: bool) -> int:
 @click.argument("path", metavar="C.yaml")
 @config_options
 @click.option("--like", metavar="DIR", help="Take the speed from this sweep's records instead of measuring it here.")
+@click.option("--simulate", metavar="DIR", help="Compare searchers and trial schedulers on this sweep's curves.")
 @as_json
-def plan(path: str, overrides: tuple[str, ...], print_config: bool, like: str | None, as_json: bool) -> int:
+def plan(
+    path: str, overrides: tuple[str, ...], print_config: bool, like: str | None, simulate: str | None, as_json: bool
+) -> int:
     """Says what a sweep would run and take, without running it; refuses what can never fit.
 
-    The speed is measured with some training steps on this machine.
+    The speed is measured with some training steps on this machine. With --simulate, sweeps of each searcher and trial
+    scheduler are replayed in virtual time on the learning curves of an earlier sweep.
 
     \b
     Examples:
       python -m sweeps plan sweeps/configs/demo.yaml search.num_trials=4
       python -m sweeps plan sweeps/configs/demo.yaml --like runs/first
+      python -m sweeps plan sweeps/configs/demo.yaml --simulate runs/first
     """
+    if simulate and like:
+        raise ConfigError(["--like: expected one of --like and --simulate, found both"], "command line")
     config = load_config(SweepConfig, path, overrides)
     if print_config:
         print(describe_config(config), end="")
         return 0
+    if simulate:
+        return _compare(config, Path(simulate).expanduser(), as_json)
     from sweeps.plan import format_plan, plan_sweep
 
     found = plan_sweep(config, Path(like).expanduser() if like else None)
     print(json.dumps(asdict(found), indent=2) if as_json else format_plan(found, config))
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def _compare(config: SweepConfig, directory: Path, as_json: bool) -> int:
+    from sweeps.placement import place
+    from sweeps.plan import resources
+    from sweeps.searcher_comparison import compare_searchers, format_comparison  # imports Ray
+
+    asked = config.search.max_concurrent_trials
+    num_at_once = asked if isinstance(asked, int) else place(config, *resources()).max_concurrent_trials
+    found = compare_searchers(config, directory, num_at_once, progress=sys.stderr.isatty())
+    print(json.dumps(found.to_plain(), indent=2) if as_json else format_comparison(found))
+    for caveat in found.caveats:
+        print(f"warning: {caveat}", file=sys.stderr)
     return 0
 
 
