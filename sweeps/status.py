@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,18 @@ from qa_train.errors import DataError
 from qa_train.storage import read_json
 from sweeps.lock import DEAD_AFTER_S, LOCK
 from sweeps.pricing import parse_prices, usd
-from sweeps.records import MANIFEST, RECORDS, TRIAL_CONFIG, TRIALS, Manifest, Row, read_manifest, read_records
-from sweeps.retention import best_model
-
-_STATUSES = ("completed", "stopped_early", "failed", "interrupted", "running")
+from sweeps.records import (
+    ENDED,
+    MANIFEST,
+    RECORDS,
+    TRIAL_CONFIG,
+    TRIALS,
+    Manifest,
+    Row,
+    read_manifest,
+    read_records,
+)
+from sweeps.tally import STATUSES, Tally, number
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class SweepStatus:
         directory: Of the sweep.
         name: The configuration's.
         metric: What models are ranked by.
-        num_trials: That were asked for; None where the manifest does not tell.
+        num_trials: That were asked for, one for each configuration and seed and those of finalists; None where the
+            manifest does not tell.
         counts: Trials by status.
         open_trials: Those that run, or did when the driver died.
         best: Row of the best finished model; None if there is none.
@@ -71,6 +80,7 @@ class SweepStatus:
         device_hours: Held by all trials so far, as far as reported.
         usd: What they cost; None without a price of this device.
         created: When the sweep was started, ISO 8601.
+        ended: When all of it was done; None until then, and for sweeps of older versions.
         elapsed_s: Seconds since then; None where `created` cannot be read.
         silent_s: Seconds since the last row; None without rows.
         driver: None without `lock.json`: the sweep ended, or is older than these files.
@@ -89,6 +99,7 @@ class SweepStatus:
     device_hours: float
     usd: float | None
     created: str
+    ended: str | None
     elapsed_s: float | None
     silent_s: float | None
     driver: Driver | None
@@ -101,9 +112,9 @@ class SweepStatus:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all trials that were asked for have ended."""
-        num_ended = sum(self.counts.get(status, 0) for status in ("completed", "stopped_early", "failed"))
-        return self.num_trials is not None and num_ended >= self.num_trials
+        """Whether there is nothing left to do: there may be fewer trials than asked for, for some need not be run."""
+        num_ended = sum(self.counts.get(status, 0) for status in ENDED)
+        return self.ended is not None or (self.num_trials is not None and num_ended >= self.num_trials)
 
     def to_plain(self) -> dict[str, Any]:
         """Returns all of it as JSON's types."""
@@ -122,30 +133,38 @@ def read_status(directory: Path, now: float | None = None) -> SweepStatus:
     """
     now = time.time() if now is None else now
     manifest, rows = read_manifest(directory), read_records(directory)
-    last = {str(row["trial_id"]): row for row in rows}
-    open_trials = tuple(_open_trials(directory, last, now))
-    statuses = {trial_id: str(row.get("status")) for trial_id, row in last.items()}
+    tally = Tally.of(rows, manifest.metric, manifest.mode)
+    open_trials = tuple(_open_trials(directory, tally.last, now))
+    statuses = {trial_id: str(row.get("status")) for trial_id, row in tally.last.items()}
     counts = Counter((statuses | {trial.trial_id: "running" for trial in open_trials}).values())
-    device_s = _device_s(rows)
-    search = manifest.config.get("search")
     return SweepStatus(
         directory=str(directory),
         name=manifest.name,
         metric=manifest.metric,
-        num_trials=search.get("num_trials") if isinstance(search, dict) else None,
-        counts={status: counts[status] for status in _STATUSES if counts[status]},
+        num_trials=_num_trials(manifest),
+        counts={status: counts[status] for status in STATUSES if counts[status]},
         open_trials=open_trials,
-        best=best_model(rows, manifest.metric, manifest.mode),
-        last_failure=next((row for row in reversed(rows) if row.get("status") == "failed"), None),
+        best=tally.best,
+        last_failure=tally.last_failure,
         device=manifest.device,
-        device_hours=device_s / 3600,
-        usd=_usd(directory, manifest, device_s),
+        device_hours=tally.device_s / 3600,
+        usd=_usd(directory, manifest, tally.device_s),
         created=manifest.created,
+        ended=manifest.ended,
         elapsed_s=_seconds_since(manifest.created, now),
-        silent_s=now - _number(rows[-1].get("time")) if rows else None,
+        silent_s=now - number(rows[-1].get("time")) if rows else None,
         driver=read_driver(directory, now),
         is_torn=_is_torn(directory),
     )
+
+
+def _num_trials(manifest: Manifest) -> int | None:
+    search, finalists = (manifest.config.get(key) or {} for key in ("search", "finalists"))
+    num_configurations = manifest.num_trials or search.get("num_trials")
+    if num_configurations is None:
+        return None
+    num_finalists = min(finalists.get("top", 0), num_configurations) * len(finalists.get("seeds", ()))
+    return int(num_configurations * len(search.get("seeds", (0,))) + num_finalists)
 
 
 def read_driver(directory: Path, now: float) -> Driver | None:
@@ -182,18 +201,12 @@ def _open_trials(directory: Path, last: Mapping[str, Row], now: float) -> Iterat
     started = {path.parent.name: path.stat().st_mtime for path in (directory / TRIALS).glob(f"*/{TRIAL_CONFIG}")}
     for trial_id in sorted({*last, *started}):
         row = last.get(trial_id, {"status": "running"})
-        reported_at, started_at = _number(row.get("time")), started.get(trial_id, 0.0)
+        reported_at, started_at = number(row.get("time")), started.get(trial_id, 0.0)
         goes_on = row.get("status") == "interrupted" and started_at > reported_at
         if row.get("status") == "running" or goes_on:
-            num_epochs = int(_number(row.get("config.num_epochs"))) or None
+            num_epochs = int(number(row.get("config.num_epochs"))) or None
             silent_s = now - max(reported_at, started_at)
-            yield OpenTrial(trial_id, int(_number(row.get("epochs_trained"))), num_epochs, silent_s)
-
-
-def _device_s(rows: Sequence[Row]) -> float:
-    """Sums what all trials held; a trial's column counts all of its attempts."""
-    held = {str(row["trial_id"]): _number(row["cost.device_s"]) for row in rows if row.get("cost.device_s")}
-    return sum(held.values())
+            yield OpenTrial(trial_id, int(number(row.get("epochs_trained"))), num_epochs, silent_s)
 
 
 def _usd(directory: Path, manifest: Manifest, device_s: float) -> float | None:
@@ -201,10 +214,6 @@ def _usd(directory: Path, manifest: Manifest, device_s: float) -> float | None:
         return usd(device_s, manifest.device, parse_prices(manifest.prices))
     except ValueError as error:
         raise DataError(f"{directory / MANIFEST}: prices: {error}") from error
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _seconds_since(created: str, now: float) -> float | None:

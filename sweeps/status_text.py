@@ -1,17 +1,20 @@
 """The status of a sweep as lines for people."""
 
+from collections.abc import Mapping
+
 from sweeps.records import RECORDS, Row
 from sweeps.status import OpenTrial, SweepStatus
 
 
 def format_status(status: SweepStatus) -> str:
     """Returns the status as lines for people."""
-    lines = [f"sweep {status.name} in {status.directory}: {_describe_driver(status)}", _describe_counts(status)]
-    lines += [_describe_best(status)] if status.best else []
+    lines = [f"sweep {status.name} in {status.directory}: {_describe_driver(status)}"]
+    lines += [describe_counts(status.counts, status.num_trials)]
+    lines += [describe_best(status.best, status.metric)] if status.best else []
     lines += _describe_failure(status.last_failure) if status.last_failure and not status.best else []
     state = "runs" if status.runs else "ran last"
     lines += [f"{state}: trial {trial.trial_id}, {_describe_open(trial)}" for trial in status.open_trials]
-    lines += [_describe_cost(status)]
+    lines += [describe_cost(status.device_hours, status.device, status.usd)]
     times = [] if status.elapsed_s is None else [f"{duration(status.elapsed_s)} ago"]
     times += [] if status.silent_s is None else [f"last record {duration(status.silent_s)} ago"]
     lines += [", ".join([f"started {status.created}", *times])]
@@ -33,24 +36,31 @@ def _describe_driver(status: SweepStatus) -> str:
     return f"not running, {gone}; {remedy}"
 
 
-def _describe_counts(status: SweepStatus) -> str:
-    asked = "" if status.num_trials is None else f" of {status.num_trials}"
-    if not status.counts:
+def describe_counts(counts: Mapping[str, int], num_trials: int | None) -> str:
+    """Returns how many trials there are by status, and how many were asked for if that is known."""
+    asked = "" if num_trials is None else f" of {num_trials}"
+    if not counts:
         return f"trials: 0{asked}, none was started yet"
-    counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts.items())
-    return f"trials: {sum(status.counts.values())}{asked}: {counts}"
+    parts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    return f"trials: {sum(counts.values())}{asked}: {parts}"
 
 
-def _describe_best(status: SweepStatus) -> str:
-    best = status.best or {}
-    scores = dict.fromkeys((status.metric, "dev.f1", "dev.exact_match"))
-    shown = [f"{key} {best[key]:.2f}" for key in scores if isinstance(best.get(key), int | float)]
+def describe_best(best: Row, metric: str) -> str:
+    """Returns the score of the best model so far and what it was trained with."""
+    scores = dict.fromkeys((metric, "dev.f1", "dev.exact_match"))
+    shown = [describe_score(best, key) for key in scores if isinstance(best.get(key), int | float)]
     values = ", ".join(
         f"{key.removeprefix('config.')}={f'{value:.3g}' if isinstance(value, float) else value}"
         for key, value in best.items()
         if key.startswith("config.")
     )
     return f"best so far: trial {best['trial_id']}, {', '.join(shown) or 'without a score'} ({values})"
+
+
+def describe_score(row: Row, metric: str) -> str:
+    """Returns a row's score with its name."""
+    value = row.get(metric)
+    return f"{metric} {value:.2f}" if isinstance(value, int | float) else f"{metric} -"
 
 
 def _describe_failure(failure: Row) -> list[str]:
@@ -65,9 +75,10 @@ def _describe_open(trial: OpenTrial) -> str:
     return f"epoch {trial.epochs_trained}/{trial.num_epochs}, silent for {duration(trial.silent_s)}"
 
 
-def _describe_cost(status: SweepStatus) -> str:
-    dollars = "no price is known" if status.usd is None else f"${status.usd:.2f}"
-    return f"cost so far: {status.device_hours:.2f} device-hours of {status.device} ({dollars})"
+def describe_cost(device_hours: float, device: str, usd: float | None) -> str:
+    """Returns what trials held so far, and what that costs."""
+    dollars = "no price is known" if usd is None else f"${usd:.2f}"
+    return f"cost so far: {device_hours:.2f} device-hours of {device} ({dollars})"
 
 
 def duration(seconds: float) -> str:

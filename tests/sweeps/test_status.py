@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from qa_train.errors import DataError
 from qa_train.storage import write_json
 from sweeps.lock import LOCK, locked
-from sweeps.records import RECORDS, Manifest, Row, write_manifest
+from sweeps.records import RECORDS, Manifest, Row, read_manifest, write_manifest
 from sweeps.status import Driver, OpenTrial, SweepStatus, read_status
 from sweeps.status_text import duration, format_status
 
@@ -89,6 +90,20 @@ def test_a_trial_costs_what_its_last_row_says(tmp_path: Path) -> None:
     assert "1.00 device-hours of cpu-core (no price is known)" in format_status(status)
 
 
+def test_a_trial_that_was_answered_from_other_records_costs_nothing(tmp_path: Path) -> None:
+    status = read(sweep(tmp_path, [row("0"), row("1", reused_from="another/0")]))
+    assert (status.device_hours, status.counts) == (0.5, {"completed": 2})
+
+
+def test_trials_of_several_seeds_and_finalists_are_asked_for_too(tmp_path: Path) -> None:
+    sweep(tmp_path, [row("0")], num_trials=9)
+    manifest = replace(read_manifest(tmp_path), num_trials=2)
+    manifest.config["search"]["seeds"] = [0, 1, 2]
+    manifest.config["finalists"] = {"top": 5, "seeds": [0, 1]}
+    write_manifest(tmp_path, manifest)
+    assert read(tmp_path).num_trials == 2 * 3 + 2 * 2  # of a grid there may be fewer configurations than num_trials
+
+
 def test_a_trial_runs_from_its_start_on_and_again_once_it_was_started_again(tmp_path: Path) -> None:
     rows = [row("00000", "interrupted", ago=500), row("00001", "interrupted", ago=500), row("00002", score=1.0)]
     sweep(tmp_path, rows)
@@ -138,6 +153,12 @@ def test_without_a_lock_the_sweep_ended_or_can_be_resumed(tmp_path: Path, num_tr
     assert first == (
         "ended, all trials have" if num_trials == 1 else f"not running; resume with python -m sweeps resume {tmp_path}"
     )
+
+
+def test_a_sweep_that_ended_with_fewer_trials_than_asked_for_has_ended(tmp_path: Path) -> None:
+    status = read(sweep(tmp_path, [row("0", "failed")], num_trials=3, ended="2027-01-15T08:00:00+00:00"))
+    assert status.has_ended
+    assert format_status(status).splitlines()[0].endswith("ended, all trials have")
 
 
 def test_a_driver_is_dead_if_it_is_silent_or_its_process_is_gone(tmp_path: Path) -> None:
