@@ -34,12 +34,16 @@ def commands() -> None:
     """Samples many training configurations and records what each cost and scored."""
 
 
+_quiet = click.option("--quiet", is_flag=True, help="No live view, only a line for each event.")
+
+
 @commands.command()
 @click.argument("path", metavar="C.yaml")
 @config_options
-@click.option("--out", metavar="DIR", help="A new directory.  [default: runs/<name>-<time>]")
+@click.option("--out", metavar="DIR", help="A new directory, or s3://bucket/prefix.  [default: runs/<name>-<time>]")
+@_quiet
 @as_json
-def run(path: str, overrides: tuple[str, ...], print_config: bool, out: str | None, as_json: bool) -> int:
+def run(path: str, overrides: tuple[str, ...], print_config: bool, out: str | None, quiet: bool, as_json: bool) -> int:
     """Runs a sweep to its end; exits with 1 if a trial failed.
 
     \b
@@ -53,15 +57,16 @@ def run(path: str, overrides: tuple[str, ...], print_config: bool, out: str | No
         return 0
     from sweeps.runner import run_sweep  # imports Ray, which the other paths do not need
 
-    return _tell(run_sweep(config, out), as_json)
+    return _tell(run_sweep(config, out, live=not quiet), as_json)
 
 
 @commands.command()
 @click.argument("directory", metavar="DIR")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--num-trials", type=click.IntRange(1), metavar="N", help="Trials in all, those that ended included.")
+@_quiet
 @as_json
-def resume(directory: str, overrides: tuple[str, ...], num_trials: int | None, as_json: bool) -> int:
+def resume(directory: str, overrides: tuple[str, ...], num_trials: int | None, quiet: bool, as_json: bool) -> int:
     """Goes on with a sweep that was interrupted or killed, or extends one; exits with 1 if a trial failed.
 
     Trials that ended are not run again, others go on from their last checkpoint. The search, the space and the limits
@@ -76,7 +81,7 @@ def resume(directory: str, overrides: tuple[str, ...], num_trials: int | None, a
 
     more = [f"search.num_trials={num_trials}"] if num_trials else []
     change = partial(with_overrides, overrides=[*overrides, *more], source=f"{directory}: resume")
-    return _tell(resume_sweep(directory, change), as_json)
+    return _tell(resume_sweep(directory, change, live=not quiet), as_json)
 
 
 @commands.command()

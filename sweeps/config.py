@@ -35,6 +35,13 @@ SpaceField = Annotated[InstanceOf[Space], BeforeValidator(parse_space), PlainSer
 PricesField = Annotated[InstanceOf[Prices], BeforeValidator(parse_prices), PlainSerializer(Prices.to_plain)]
 
 
+_NOT_WITH_TRUNK = {
+    "num_epochs": "whose epochs are train.budgets",
+    "optim.warmup_ratio": "which warms up for optim.warmup_epochs",
+    "optim.schedule": "which is a schedule already",
+}
+
+
 class StopConfig(Config):
     """What ends a trial or the whole sweep early."""
 
@@ -131,7 +138,7 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        problems = {f"space.{key}": text for key, text in _misfits(self.train, self.space)}
+        problems = self._trunk_problems() or {f"space.{key}": text for key, text in _misfits(self.train, self.space)}
         problems |= search_problems(self.search, self.space)
         if self.stop.max_usd is not None and not self.prices.by_device:
             text = "expected null without prices; add prices.<kind of device>, or use max_device_hours"
@@ -148,6 +155,26 @@ class SweepConfig(Config):
         if problems:
             raise CrossCheckError(problems)
         return self
+
+    def _trunk_problems(self) -> dict[str, str]:
+        """Returns what does not go with trials of several budgets, by key."""
+        if not self.budgets:
+            return {}
+        remedy = "give space fields such as optim.learning_rate and optim.warmup_epochs"
+        problems = {
+            f"space.{key}": f"expected none with train.optim.schedule trunk, {reason}; {remedy}"
+            for key, reason in _NOT_WITH_TRUNK.items()
+            if key in self.space.dimensions
+        }
+        if self.stop.rungs != StopConfig.model_fields["rungs"].default:
+            text = "expected the default with train.optim.schedule trunk, whose budgets are the rungs"
+            problems["stop.rungs"] = f"{text}; found {plain(self.stop.rungs)}"
+        return problems
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """After which epochs each trial has a finished model, if it has several; else empty."""
+        return self.train.finished_epochs if self.train.optim.schedule == "trunk" else ()
 
     @property
     def num_trials(self) -> int:

@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from sweeps.history import PastTrial
+from sweeps.records import score
 from sweeps.samplers import distribution, sampler
 from sweeps.search_config import SearchConfig, grid_points, num_configurations
 from sweeps.space import Scalar, Space
@@ -115,7 +116,7 @@ class Configurations:
         found = _Configuration(None, set())
         for trial in (trial for trial in past if trial.has_ended):
             last = trial.rows[-1]
-            self._note_end(found, last, _STATES[str(last["status"])])
+            self._note_end(found, self.best(trial.rows) or last, _STATES[str(last["status"])])
         is_inside, all_went_well = self._space.contains(values), found.states <= {TrialState.COMPLETE}
         missing = set(self._search.seeds) - {trial.seed for trial in past} if is_inside and all_went_well else set()
         found.waiting = missing | {trial.seed for trial in past if trial.seed is not None and not trial.has_ended}
@@ -173,6 +174,11 @@ class Configurations:
         """Notes that a trial will not be started."""
         self._open[number].waiting.discard(seed)
         self._tell_if_done(number)
+
+    def best(self, reports: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """Returns the report of the best finished model, which stands for a trial; None if there is none."""
+        finished = [report for report in reports if report.get("budget_epochs")]
+        return max(finished, key=lambda report: score(report, self._search.metric, self._search.mode), default=None)
 
     def _note_end(self, found: _Configuration, result: Mapping[str, Any], state: TrialState) -> None:
         objectives = self._objectives(result)

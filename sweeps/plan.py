@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qa_train.trunk import trunk_epochs
 from sweeps.config import SweepConfig
 from sweeps.placement import Placement, place
 from sweeps.pricing import check_max_usd, usd
@@ -135,14 +136,18 @@ def make_plan(
 
 def expected_epochs(config: SweepConfig) -> float:
     """Returns how many epochs all trials together train, given points exactly, others as expected."""
+    if config.budgets:
+        return config.num_trainings * trunk_epochs(config.budgets, config.train.optim.cooldown)
     searched = math.fsum(num_epochs * size for num_epochs, size in group_sizes(config).items())
     num_searched = config.num_trials * len(config.search.seeds)
     num_finalists = config.num_trainings - num_searched
     return searched * len(config.search.seeds) + num_finalists * searched / config.num_trials
 
 
-def largest_epochs(config: SweepConfig) -> int:
+def largest_epochs(config: SweepConfig) -> float:
     """Returns the same if all that is sampled, and all finalists, train for as many epochs as the space allows."""
+    if config.budgets:
+        return expected_epochs(config)
     points = (point.get("num_epochs", config.train.num_epochs) for point in config.search.enqueue)
     enqueued = [num_epochs for num_epochs in points if isinstance(num_epochs, int)]
     num_seeds, most = len(config.search.seeds), max(group_sizes(config))
@@ -169,7 +174,8 @@ def _estimate(epochs: float, config: SweepConfig, placement: Placement, measured
     if measured is None:
         return Estimate(epochs)
     num_trials = config.num_trainings
-    trial_s = measured.start_s + epochs / num_trials * measured.epoch_s
+    num_models = len(config.budgets) or epochs / num_trials  # a trunk is evaluated where it has a finished model only
+    trial_s = measured.start_s + epochs / num_trials * measured.training_s + num_models * measured.evaluated_s
     num_waves = -(-num_trials // placement.max_concurrent_trials)
     device_s = num_trials * trial_s * placement.num_devices
     cost = usd(device_s, measured.device, config.prices) if _is_alike(placement, measured) else None
@@ -226,6 +232,10 @@ def format_plan(plan: Plan, config: SweepConfig) -> str:
         "expected": _format_estimate(plan.expected),
         "at most": _format_estimate(plan.largest),
     }
+    if config.budgets:
+        separate = config.num_trainings * sum(config.budgets)
+        share = f"{100 * plan.expected.epochs / separate:.0f} %"
+        lines["budgets"] = f"{', '.join(map(str, config.budgets))}; trained each on its own {separate} epochs ({share})"
     if measured:
         times = f"{_duration(measured.training_s)} an epoch, {_duration(measured.evaluating_s)} to evaluate"
         price = config.prices.by_device.get(measured.device)

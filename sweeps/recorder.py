@@ -28,10 +28,13 @@ class _OpenTrial:
     device_s: float = 0.0
     attempt: int = 0
     epochs: set[int] = field(default_factory=set)
+    finished: list[Row] = field(default_factory=list)
 
     def count(self, row: Row) -> None:
         """Takes note of one of its rows."""
         self.num_rows += 1
+        if row.get("budget_epochs") is not None:
+            self.finished.append(row)
         if "reused_from" in row:
             return
         self.device_s = _number(row.get("cost.device_s")) or self.device_s
@@ -52,6 +55,7 @@ class Recorder:
             more. None if that is not known.
         identify: Returns a trial's identity by its searched values and seed, for its rows; None leaves it out.
         observers: Called with each row once it is written.
+        start_observers: Called with the id and the searched values of each trial that starts, or starts again.
         num_completed: Trials with a finished model so far.
         num_stopped: Trials that were stopped early so far.
         num_failed: Trials that failed so far.
@@ -64,6 +68,7 @@ class Recorder:
     device_time: Callable[[str], float | None] = lambda trial_id: None
     identify: Callable[[Mapping[str, Value], int], str | None] = lambda values, seed: None
     observers: list[Callable[[Row], None]] = field(default_factory=list)
+    start_observers: list[Callable[[str, Mapping[str, Value]], None]] = field(default_factory=list)
     num_completed: int = 0
     num_stopped: int = 0
     num_failed: int = 0
@@ -90,6 +95,7 @@ class Recorder:
             found = self._new(trial.trial_id, trial.values, trial.seed)
             for row in trial.recorded:
                 found.count(row)
+                self._rank(row)
             last = trial.recorded[-1] if trial.recorded else None
             for message in trial.unrecorded:
                 last = self._append(found, self._columns(message) | self._held(trial.trial_id))
@@ -109,6 +115,8 @@ class Recorder:
         if trial_id not in self._running:
             interrupted = self._interrupted.pop(trial_id, None)
             self._running[trial_id] = interrupted or self._new(trial_id, values, seed)
+            for observer in self.start_observers:
+                observer(trial_id, values)
 
     def reported(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Writes the row of a report; what is no column of a record is left out.
@@ -122,7 +130,7 @@ class Recorder:
         if row["status"] != "running":
             del self._running[trial_id]
             self._end(trial_id, running, row)
-            self._tell_end(row)
+            self._tell_end(row, running)
         elif "error.type" in row:
             self.say(f"trial {trial_id}: {_error(row)}; started again")
         else:
@@ -181,6 +189,7 @@ class Recorder:
         place: Row = {"report": trial.num_rows, "time": time.time(), "host": socket.gethostname()}
         row = self.journal.append({**trial.columns, "attempt": trial.attempt, **place, **columns})
         trial.count(row)
+        self._rank(row)
         for observer in self.observers:
             observer(row)
         return row
@@ -194,11 +203,15 @@ class Recorder:
             self.num_stopped += 1
         elif row["status"] == "completed":
             self.num_completed += 1
-            ranking = self.config.search.metric, self.config.search.mode
-            if self.best is None or score(row, *ranking) > score(self.best, *ranking):
-                self.best = row
 
-    def _tell_end(self, row: Row) -> None:
+    def _rank(self, row: Row) -> None:
+        ranking = self.config.search.metric, self.config.search.mode
+        if row.get("budget_epochs") is None:
+            return
+        if self.best is None or score(row, *ranking) > score(self.best, *ranking):
+            self.best = row
+
+    def _tell_end(self, row: Row, trial: _OpenTrial) -> None:
         name = f"trial {row['trial_id']}"
         if row["status"] == "failed":
             log = f" (log: {row['error.log']})" if row.get("error.log") else ""
@@ -208,6 +221,10 @@ class Recorder:
         elif self.best:
             best = f"best so far: trial {self.best['trial_id']}, {_metric(self.best, self.config.search.metric)}"
             self.say(f"{name}: {_progress(row)}, finished ({best})")
+        if len(trial.finished) > 1:
+            metric = self.config.search.metric
+            curve = ", ".join(f"{item['budget_epochs']}: {_shown(item.get(metric))}" for item in trial.finished)
+            self.say(f"{name}: {metric} by epochs: {curve}")
 
 
 def _number(value: Value) -> float:
@@ -230,5 +247,8 @@ def _progress(row: Row) -> str:
 
 
 def _metric(row: Row, metric: str) -> str:
-    value = row.get(metric)
-    return f"{metric} {value:.2f}" if isinstance(value, int | float) else f"{metric} -"
+    return f"{metric} {_shown(row.get(metric))}"
+
+
+def _shown(value: Value) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else "-"

@@ -7,7 +7,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -115,7 +115,7 @@ def model_name(budget_epochs: Value, num_epochs: Value) -> str:
     return "model" if budget_epochs == num_epochs else f"model_{budget_epochs}"
 
 
-def score(row: Row, metric: str, mode: str) -> float:
+def score(row: Mapping[str, Any], metric: str, mode: str) -> float:
     """Returns a row's value such that larger is better; minus infinity where it has none.
 
     Args:

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,12 +25,14 @@ from sweeps.extension import refuse_changes, refuse_other_data
 from sweeps.history import PastTrial, end_stopped, read_history
 from sweeps.identity import surroundings
 from sweeps.journal import Journal
+from sweeps.live_view import live_view
 from sweeps.lock import LOCAL_LOCK
 from sweeps.mirror import StudyMirror
 from sweeps.placement import Placement, needs_ray_train, place
 from sweeps.plan import make_plan
 from sweeps.pricing import check_max_usd
 from sweeps.probe import Probe, probe
+from sweeps.progress import Progress
 from sweeps.recorder import Recorder, Say
 from sweeps.records import MANIFEST, TRIALS, Manifest, Row, read_manifest, read_records, write_manifest
 from sweeps.retention import Retention
@@ -43,7 +46,8 @@ from sweeps.tuning import Tuning
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more; the records have it all
+        print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,12 @@ class SweepResult:
 
 
 def run_sweep(
-    config: SweepConfig, directory: str | Path | None = None, say: Say = _say, body: TrialBody = run_trial
+    config: SweepConfig,
+    directory: str | Path | None = None,
+    say: Say = _say,
+    body: TrialBody = run_trial,
+    *,
+    live: bool = False,
 ) -> SweepResult:
     """Runs a sweep to its end, in a new directory.
 
@@ -77,6 +86,7 @@ def run_sweep(
         directory: New or empty, or an address such as `s3://bucket/prefix`; by default `runs/<name>-<time>`.
         say: Called with a line for each event.
         body: What a trial's process does; importable by name.
+        live: Whether to show on stderr how the sweep gets on, if that is a terminal.
 
     Raises:
         DataError: If the directory is in use or a data file cannot be used.
@@ -92,7 +102,7 @@ def run_sweep(
     try:
         with store.locked():
             store.start()
-            return _run(config, store, say, body)
+            return _run(config, store, say, body, live)
     finally:
         with contextlib.suppress(OSError):
             (store.directory / LOCAL_LOCK).unlink()
@@ -105,6 +115,8 @@ def resume_sweep(
     change: Callable[[SweepConfig], SweepConfig] = lambda config: config,
     say: Say = _say,
     body: TrialBody = run_trial,
+    *,
+    live: bool = False,
 ) -> SweepResult:
     """Goes on with a sweep, however it ended: rebuilds everything from its records and its trials' checkpoints.
 
@@ -115,6 +127,7 @@ def resume_sweep(
         change: Returns the configuration to go on with: more trials, another space, metric or limits.
         say: Called with a line for each event.
         body: See `run_sweep`.
+        live: See `run_sweep`.
 
     Raises:
         DataError: If the directory holds no sweep, or its data have changed.
@@ -129,11 +142,11 @@ def resume_sweep(
     refuse_changes(before, config)
     with store.locked():
         store.pull()
-        return _run(config, store, say, body, manifest)
+        return _run(config, store, say, body, live, manifest)
 
 
 def _run(
-    config: SweepConfig, store: SweepStore, say: Say, body: TrialBody, before: Manifest | None = None
+    config: SweepConfig, store: SweepStore, say: Say, body: TrialBody, live: bool, before: Manifest | None = None
 ) -> SweepResult:
     """Runs a new sweep, or goes on with the one `before`, in a place that is locked."""
     directory = store.directory
@@ -152,8 +165,14 @@ def _run(
             manifest = _manifest(config, placement, found, directory.name, before)
             write_manifest(directory, manifest)
             store.push(MANIFEST)
-            with Journal(directory, store=store.append) as journal:
+            progress = Progress(config, placement, found.device, time.monotonic(), read_records(directory))
+            with (
+                Journal(directory, store=store.append) as journal,
+                live_view(progress, sys.stderr, wanted=live) as view,
+            ):
                 recorder = Recorder(config, journal, say, partial(_device_time, store, placement.num_devices))
+                recorder.observers.append(view.record)
+                recorder.start_observers.append(view.started)
                 if _run_trials(config, placement, manifest, store, recorder, past, body):
                     write_manifest(directory, replace(manifest, ended=_now()))
                     store.push(MANIFEST)
@@ -184,7 +203,7 @@ def _run_trials(
     answers = Answers(config.train, common, directory, manifest.sweep_id)
     if search.reuse_from:
         recorder.say(f"{answers.learn(search.reuse_from)} trials of {', '.join(search.reuse_from)} can be reused")
-    stopping = Stopping(config.stop, search.mode)
+    stopping = Stopping(config.stop, search.mode, config.budgets)
     stopping.replay(read_records(directory), search.metric)
     past = end_stopped(past, stopping, search.metric, config.train.num_epochs)
     recorder.identify = answers.identify

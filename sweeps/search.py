@@ -120,6 +120,7 @@ class StudySearcher(_Unsaved):
         self._queue: deque[Suggestion] = deque()
         self._open: dict[str, Suggestion] = {}
         self._running: set[str] = set()  # identities
+        self._finished: dict[str, list[Mapping[str, Any]]] = {}  # reports of models of trials with several
         self._twins: list[Suggestion] = []
         searched = (trial for trial in past if not trial.name.is_final)
         for number, trials in itertools.groupby(searched, key=lambda trial: trial.name.number):
@@ -192,6 +193,8 @@ class StudySearcher(_Unsaved):
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Passes an intermediate score on, at the number of epochs trained."""
         suggestion = self._open[trial_id]
+        if result.get("budget_epochs"):
+            self._finished.setdefault(trial_id, []).append(result)
         self._configurations.report(suggestion.name.number, suggestion.seed, result)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -207,9 +210,11 @@ class StudySearcher(_Unsaved):
         suggestion = self._open.pop(trial_id)
         if self._duplicates:
             self._running.discard(self._duplicates.identify(suggestion))
+        finished = self._finished.pop(trial_id, [])
+        is_last = result.get("budget_epochs") and result.get("status") != "running"
         has_score = result.get(self.metric) is not None
-        status = "completed" if result.get("budget_epochs") else "stopped_early" if has_score else "failed"
-        self._end(suggestion, result, "failed" if error else status)
+        status = "completed" if is_last else "stopped_early" if has_score else "failed"
+        self._end(suggestion, self._configurations.best(finished) or result, "failed" if error else status)
 
     def _end(self, suggestion: Suggestion, result: Mapping[str, Any], status: str) -> None:
         number = suggestion.name.number

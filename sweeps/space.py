@@ -177,6 +177,13 @@ def _parse_entry(key: str, form: object) -> Dimension:
     problems = [field_problem(TrainConfig, key, value) for value in dimension.extremes]
     if misfits := list(filter(None, problems)):
         raise ValueError("; ".join(misfits))
+    if isinstance(dimension, UniformRange | LogUniformRange) and dimension.low < dimension.high:
+        between = dimension.low + 0.37 * (dimension.high - dimension.low)
+        if field_problem(TrainConfig, key, between):
+            integers = f"{{int: [{dimension.low}, {dimension.high}]}}"
+            raise ValueError(
+                f"expected {integers}, for this field holds integers, found {next(iter(dimension.to_plain()))}"
+            )
     return dimension
 
 

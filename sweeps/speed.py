@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from qa_train.config import TrainConfig, flatten
+from qa_train.config import TrainConfig, build_config, flatten
 from qa_train.config_schema import locate
 from qa_train.errors import DataError
+from qa_train.trunk import trunk_epochs
 from sweeps.config import SweepConfig
-from sweeps.records import Manifest, Row, read_manifest, read_records
+from sweeps.records import MANIFEST, Manifest, Row, read_manifest, read_records
 
 SLOWING = (
     "data.train",
@@ -54,9 +55,9 @@ class Measured:
     caveats: tuple[str, ...] = ()
 
     @property
-    def epoch_s(self) -> float:
-        """Seconds of an epoch with all that follows it."""
-        return self.training_s + self.evaluating_s + self.checkpointing_s
+    def evaluated_s(self) -> float:
+        """Seconds of what follows an epoch after which a model is evaluated."""
+        return self.evaluating_s + self.checkpointing_s
 
 
 def speed_of(directory: Path, config: SweepConfig) -> Measured:
@@ -76,7 +77,9 @@ def speed_of(directory: Path, config: SweepConfig) -> Measured:
             f"{directory}: expected records of at least one trained epoch with its cost, found none; "
             "plan without --like to measure the speed here"
         )
-    num_epochs = math.fsum(row["epochs_trained"] for row in rows)
+    trunk = _trunk(directory, manifest)
+    num_epochs = math.fsum(_work(trunk, row["epochs_trained"]) for row in rows)
+    num_evaluated = math.fsum(_num_evaluated(trunk, row["epochs_trained"]) for row in rows)
     total = {part: math.fsum(row[f"cost.{part}_s"] for row in rows) for part in _PARTS}
     return Measured(
         source=f"{num_epochs:g} epochs of {len(rows)} trials in {directory}",
@@ -84,11 +87,30 @@ def speed_of(directory: Path, config: SweepConfig) -> Measured:
         num_devices=manifest.devices_per_trial,
         start_s=(total["starting"] + total["loading"]) / len(rows),
         training_s=total["training"] / num_epochs,
-        evaluating_s=total["evaluating"] / num_epochs,
-        checkpointing_s=total["checkpointing"] / num_epochs,
+        evaluating_s=total["evaluating"] / num_evaluated,
+        checkpointing_s=total["checkpointing"] / num_evaluated,
         model_bytes=max(map(_weights_bytes, directory.glob("trials/*/model")), default=0) or None,
         caveats=tuple(_differences(directory, manifest, config)),
     )
+
+
+def _trunk(directory: Path, manifest: Manifest) -> TrainConfig | None:
+    """Returns what the trials of an earlier sweep trained, if they had several budgets; else None."""
+    before = manifest.config.get("train")
+    if _dotted(before, "optim.schedule") != "trunk":
+        return None
+    return build_config(TrainConfig, manifest.config["train"], f"{directory / MANIFEST}: train")
+
+
+def _work(trunk: TrainConfig | None, epochs: float) -> float:
+    """Returns the epochs that were trained until a report after `epochs`, those of all branches included."""
+    if trunk is None:
+        return epochs
+    return trunk_epochs([budget for budget in trunk.finished_epochs if budget <= epochs], trunk.optim.cooldown)
+
+
+def _num_evaluated(trunk: TrainConfig | None, epochs: float) -> float:
+    return epochs if trunk is None else sum(budget <= epochs for budget in trunk.finished_epochs)
 
 
 def _last_reports(rows: Iterable[Row]) -> Iterator[dict[str, float]]:
@@ -97,7 +119,7 @@ def _last_reports(rows: Iterable[Row]) -> Iterator[dict[str, float]]:
     last: dict[object, dict[str, float]] = {}
     for row in rows:
         values = {key: float(value) for key in needed if _is_amount(value := row.get(key))}
-        if len(values) == len(needed) and values["epochs_trained"]:
+        if "reused_from" not in row and len(values) == len(needed) and values["epochs_trained"]:
             last[row.get("trial_id")] = values
     yield from last.values()
 

@@ -19,7 +19,7 @@ import math
 import statistics
 from bisect import insort
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,14 +55,15 @@ class Stopping:
     trials there are, but for inserting into a sorted list.
     """
 
-    def __init__(self, stop: StopConfig, mode: Literal["max", "min"]) -> None:
+    def __init__(self, stop: StopConfig, mode: Literal["max", "min"], budgets: Sequence[int] = ()) -> None:
         """Starts with no trials.
 
         Args:
             stop: The trial scheduler and its settings; with `none` no trial is ever stopped.
             mode: Whether values are better the higher or the lower.
+            budgets: After which epochs trials have a finished model, if they have several: then these are the rungs.
         """
-        self._stop = stop
+        self._stop, self._budgets = stop, tuple(budgets[:-1])
         self._sign = 1.0 if mode == "max" else -1.0
         self._trials: defaultdict[str, _Trial] = defaultdict(_Trial)
         self._rungs: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
@@ -82,7 +83,7 @@ class Stopping:
         if self._stop.trial_scheduler == "none" or trial.stopped or epochs_trained in trial.scores:
             return trial.stopped
         trial.scores[epochs_trained] = self._score(value)
-        if epochs_trained in rung_epochs(self._stop.rungs, num_epochs):
+        if epochs_trained in (self._budgets or rung_epochs(self._stop.rungs, num_epochs)):
             rung = self._rungs[num_epochs, epochs_trained]
             rule = self._halves if self._stop.trial_scheduler == "asha" else self._is_below_median
             trial.stopped = rule(rung, trial.scores, epochs_trained)

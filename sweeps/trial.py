@@ -240,7 +240,7 @@ class TrialProcess:
         """
         self._job = job
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, "sweeps.preload"])
         self._connection, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=target, args=(job, theirs))
         self._process.start()

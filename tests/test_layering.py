@@ -32,7 +32,7 @@ FLOORS = {
         __main__
     """,
     "sweeps": """
-        records pricing space identity live_terminal object_store
+        records pricing space identity live_terminal object_store preload
         search_config trial_store curves
         config journal trial attempts lock tally samplers
         store_lock stopping
@@ -51,11 +51,13 @@ FLOORS = {
         __main__
     """,
     "analysis": """
-        rows cache statistics importance
+        rows cache statistics
         frontier load
-        questions configurations
-        tables summaries choice
-        sentences plots
+        questions configurations importance
+        tables summaries choice question_texts
+        sentences chart_tables chart_style error_analysis
+        sections plots charts panels
+        pictures page
         report compare
         cli
         __main__

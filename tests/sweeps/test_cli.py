@@ -33,7 +33,7 @@ class FakeRun:
         self.result = SweepResult("/runs/a b", num_completed, 0, num_failed, BEST if num_completed else None)
         self.error, self.calls = error, list[tuple[SweepConfig, str | None]]()
 
-    def __call__(self, config: SweepConfig, directory: str | None = None) -> SweepResult:
+    def __call__(self, config: SweepConfig, directory: str | None = None, *, live: bool = False) -> SweepResult:
         self.calls.append((config, directory))
         if self.error:
             raise self.error

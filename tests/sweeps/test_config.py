@@ -177,6 +177,25 @@ def test_with_two_objectives_no_trial_is_stopped(tmp_path: Path) -> None:
     assert problem.startswith("stop.trial_scheduler: expected none with search.cost_metric")
 
 
+TRUNK = [
+    "train.optim.schedule=trunk",
+    "train.budgets=[1, 2, 5]",
+    "space={optim.learning_rate: {loguniform: [1e-5, 1e-3]}}",
+]
+
+
+def test_trials_of_several_budgets_have_their_epochs_from_them(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD, TRUNK)
+    assert (config.budgets, config.train.num_epochs) == ((1, 2, 5), 5)
+    assert load(tmp_path, GOOD).budgets == ()
+    found = problems(tmp_path, GOOD, [*TRUNK[:2], "stop.trial_scheduler=asha", "stop.rungs=[0.3]"])
+    assert [problem.partition(":")[0] for problem in found] == [
+        "space.num_epochs",
+        "space.optim.warmup_ratio",
+        "stop.rungs",
+    ]
+
+
 def test_trainings_are_counted_with_their_seeds_and_the_finalists(tmp_path: Path) -> None:
     asked = ["search.num_trials=4", "search.seeds=[0, 1]", "finalists.top=5", "finalists.seeds=[7, 8, 9]"]
     config = load(tmp_path, GOOD, asked)

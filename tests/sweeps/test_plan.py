@@ -328,3 +328,15 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_planning_like_an_earlier_sweep_needs_no_torch() -> None:
     code = "import sys, sweeps.plan; assert not {'ray', 'torch', 'optuna'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_a_plan_of_budgets_shows_both_bills() -> None:
+    plain = {
+        "train": {"data": {"train": "x"}, "optim": {"schedule": "trunk"}, "budgets": [1, 2, 3, 5]},
+        "space": {"optim.learning_rate": {"loguniform": [1e-5, 1e-3]}},
+        "search": {"num_trials": 4},
+    }
+    config = build_config(SweepConfig, plain, "test")
+    plan = make_plan(config, 8, 0, MEASURED)
+    assert plan.expected.epochs == plan.largest.epochs == pytest.approx(4 * 6.2)
+    assert "budgets:  1, 2, 3, 5; trained each on its own 44 epochs (56 %)" in format_plan(plan, config)

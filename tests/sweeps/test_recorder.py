@@ -194,3 +194,14 @@ def test_device_time_is_that_of_all_trials_ended_or_not(sweep: Sweep) -> None:
     assert sweep.recorder.device_s == 25
     sweep.recorder.close()
     assert sweep.recorder.device_s == 25
+
+
+def test_a_trial_of_several_budgets_ranks_each_and_tells_its_curve_at_the_end(sweep: Sweep) -> None:
+    sweep.start()
+    scores: dict[str, Any] = {"dev.f1": 30.0, "model_cost.device_s": 3.0}
+    sweep.report(epochs=1, budget_epochs=1, **scores)
+    assert sweep.recorder.best and sweep.recorder.best["budget_epochs"] == 1
+    assert sweep.rows[0]["model_cost.device_s"] == 3.0
+    sweep.report(epochs=2, budget_epochs=2, status="completed", **(scores | {"dev.f1": 29.0}))
+    assert sweep.recorder.best["budget_epochs"] == 1
+    assert sweep.said[-1] == "trial 00000: dev.f1 by epochs: 1: 30.00, 2: 29.00"

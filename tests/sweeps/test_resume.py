@@ -70,7 +70,7 @@ def case(seed: int) -> Any:
     return pytest.param(seed, list(KINDS)[seed % len(KINDS)], marks=marks)
 
 
-@pytest.mark.parametrize(("seed", "kind"), map(case, range(20)))
+@pytest.mark.parametrize(("seed", "kind"), [case(seed) for seed in range(20)])
 def test_a_sweep_whose_driver_was_killed_ends_as_if_it_had_not_been(
     seed: int, kind: str, undisturbed: Callable[[str], list[Row]], ray_env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -485,3 +485,26 @@ def test_what_waited_for_a_trial_that_failed_runs_itself() -> None:
     searcher.on_trial_complete("b", error=True)
     assert searcher.suggest("d")[TRIAL_ID] == "00002"
     assert searcher.suggest("e") is None
+
+
+def test_of_a_trial_with_several_budgets_the_best_is_told() -> None:
+    searcher = StudySearcher(SPACE, SearchConfig(num_trials=2))
+    searcher.suggest("x")
+    for epochs, f1 in ((1, 30.0), (2, 44.0)):
+        report = {"status": "running", "dev.f1": f1, "epochs_trained": epochs, "budget_epochs": epochs}
+        searcher.on_trial_result("x", report)
+    end(searcher, "x", 41.0, epochs_trained=3, budget_epochs=3, status="completed")
+    assert (searcher.study.trials[0].value, searcher.study.trials[0].state) == (44.0, TrialState.COMPLETE)
+    searcher.suggest("y")
+    end(searcher, "y", 20.0, status="running")  # stopped at its first budget
+    assert searcher.study.trials[1].state == TrialState.PRUNED
+
+
+def test_the_best_budget_of_an_earlier_run_is_told() -> None:
+    rows: list[Row] = [
+        {"status": "running", "epochs_trained": 1, "budget_epochs": 1, "dev.f1": 33.0},
+        {"status": "completed", "epochs_trained": 2, "budget_epochs": 2, "dev.f1": 31.0},
+    ]
+    past = PastTrial("00000", {"num_epochs": 2}, tuple(rows))
+    searcher = StudySearcher(Space({"num_epochs": IntRange(1, 5)}), SearchConfig(num_trials=2), [past])
+    assert searcher.study.trials[0].value == 33.0

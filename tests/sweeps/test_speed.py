@@ -37,7 +37,7 @@ def test_the_speed_is_the_mean_over_all_epochs_and_trials(tmp_path: Path) -> Non
     assert found.training_s == pytest.approx((100 + 80) / 3)
     assert found.evaluating_s == pytest.approx((8 + 2) / 3)
     assert found.checkpointing_s == pytest.approx((4 + 1) / 3)
-    assert found.epoch_s == pytest.approx((180 + 10 + 5) / 3)
+    assert found.training_s + found.evaluated_s == pytest.approx((180 + 10 + 5) / 3)
     assert (found.device, found.num_devices) == ("cpu-core", 2)
     assert found.source == f"3 epochs of 2 trials in {tmp_path / 'a'}"
     assert found.caveats == ()

@@ -368,3 +368,12 @@ def test_the_settings_of_a_trial_scheduler_come_back_from_a_manifest() -> None:
     for stop in ({}, {"trial_scheduler": "asha", "rungs": [0.3]}, {"trial_scheduler": "median", "min_trials": 5}):
         config = sweep_config(stop)
         assert build_config(SweepConfig, config.model_dump(mode="json"), "manifest.json") == config
+
+
+def test_with_several_budgets_these_are_the_rungs_and_only_finished_models_are_compared() -> None:
+    stopping = Stopping(StopConfig(trial_scheduler="asha", reduction_factor=2), "max", budgets=(1, 3, 8))
+    for number, score in enumerate((50.0, 60.0)):
+        assert not stopping.decide(f"good {number}", 8, 1, score)
+        assert not stopping.decide(f"good {number}", 8, 3, score + 1)
+        assert not stopping.decide(f"good {number}", 8, 8, score + 2)
+    assert stopping.decide("poor", 8, 1, 1.0)
