@@ -14,6 +14,7 @@ from qa_train.checkpoint import latest_checkpoint
 from qa_train.config import TrainConfig, build_config, to_yaml
 from qa_train.display import Display
 from qa_train.errors import CheckpointError, DataError, QAError
+from qa_train.precision import emulation_warning
 from qa_train.resources import limit_threads, num_cpus, place_workers
 from qa_train.storage import unused_dir, write_json, write_text
 from qa_train.training import MODEL_CARD, TRAINING_RECORD, Training, start_training
@@ -171,6 +172,8 @@ def train_to_end(
     training = start_training(
         config, directory / _CHECKPOINTS, on_progress=lambda progress: show({"progress": asdict(progress)})
     )
+    if is_first and (warning := emulation_warning(training.precision, training.loop.accelerator.device)):
+        show({"warning": warning})
     reports = []
     for report in training.loop.reports():
         reports.append(report)

@@ -39,6 +39,18 @@ def resolve_precision(precision: Literal["auto"] | Precision, model: nn.Module, 
     return "bf16" if seconds[True] * _MIN_GAIN < seconds[False] else "fp32"
 
 
+def emulation_warning(precision: Precision, device: torch.device) -> str | None:
+    """Returns a warning if a CPU has no instructions for bf16, which PyTorch then emulates; else None.
+
+    Matrix products were then seen to take more than 50 times as long as in fp32 (AMD EPYC of family 25, model 1).
+    """
+    # Private in PyTorch 2.13, and without a public counterpart.
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if precision != "bf16" or device.type != "cpu" or has_bf16:
+        return None
+    return "precision is bf16, which this CPU only emulates, many times slower than fp32; set precision=auto"
+
+
 def _time_step(model: nn.Module, bf16: bool) -> float:
     input_ids = torch.zeros(_PROBE_BATCH, _PROBE_SEQ_LEN, dtype=torch.int64)
     start = time.perf_counter()

@@ -6,6 +6,7 @@ from typing import Any
 from qa_train.baseline import overlap_baseline
 from qa_train.config import TrainConfig
 from qa_train.metrics import score_predictions
+from qa_train.precision import emulation_warning
 from qa_train.resources import limit_threads
 from qa_train.training import device_name, library_versions, start_training
 
@@ -20,6 +21,7 @@ class Probe:
         data: Path, hash and size of each set.
         baselines: Dev F1 and exact match of the untrained model and of question-word overlap.
         versions: Library versions on the trials' node.
+        warnings: What the user should know before the first trial.
     """
 
     precision: str
@@ -27,6 +29,7 @@ class Probe:
     data: dict[str, dict[str, Any]]
     baselines: dict[str, float]
     versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def probe(config: TrainConfig, num_threads: int) -> Probe:
@@ -52,4 +55,5 @@ def probe(config: TrainConfig, num_threads: int) -> Probe:
             "question_word_overlap.exact_match": overlap.exact_match,
         },
         versions=library_versions(),
+        warnings=tuple(filter(None, [emulation_warning(training.precision, training.loop.accelerator.device)])),
     )

@@ -159,6 +159,8 @@ def _run(
             for warning in make_plan(config, *resources(), None).warnings:
                 say(f"warning: {warning}")
             found = _probe(config, placement)
+            for warning in found.warnings:
+                say(f"warning: {warning}")
             check_max_usd(config.stop.max_usd, found.device, config.prices)
             resolved = {"precision": found.precision, "scale.use_gpu": placement.gpus_per_worker > 0}
             config = config.model_copy(update={"train": with_values(config.train, resolved)})

@@ -92,11 +92,14 @@ class TrialTrainable(tune.Trainable):
             message["status"] = "running"
             self._stop()
             self._start()
-        explained_s = sum(value for key, value in message.items() if key.startswith("cost.") and key.endswith("_s"))
+        explained_s, own_s = _seconds(message, "cost."), _seconds(message, "model_cost.")
+        # A model of one budget of several is charged for all but the branches of the others.
+        model = {"model_cost.device_s": (held_s - explained_s + own_s) * self._spec[NUM_DEVICES]} if own_s else {}
         unexplained = {"cost.unexplained_s": held_s - explained_s} if explained_s else {}
         return {
             **message,
             **unexplained,
+            **model,
             "attempt": number,
             "cost.device_s": held_s * self._spec[NUM_DEVICES],
             "node": ray.get_runtime_context().get_node_id(),
@@ -115,3 +118,7 @@ class TrialTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Ends the trial's process."""
         self._stop()
+
+
+def _seconds(message: Message, prefix: str) -> float:
+    return float(sum(value for key, value in message.items() if key.startswith(prefix) and key.endswith("_s")))

@@ -10,7 +10,7 @@ from torch import nn
 
 from qa_train import precision
 from qa_train.model import load_model
-from qa_train.precision import Precision, resolve_precision
+from qa_train.precision import Precision, emulation_warning, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -61,3 +61,14 @@ def test_measuring_leaves_the_model_and_the_random_state_as_they_were(model: nn.
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training
+
+
+@pytest.mark.parametrize(("avx512", "amx"), [(True, False), (False, True), (False, False)])
+def test_a_cpu_that_emulates_bf16_is_told(avx512: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    warning = emulation_warning("bf16", CPU)
+    assert (warning is None) == (avx512 or amx)
+    assert warning is None or warning.endswith("set precision=auto")
+    assert emulation_warning("fp32", CPU) is None
+    assert emulation_warning("bf16", torch.device("cuda")) is None
