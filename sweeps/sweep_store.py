@@ -98,7 +98,7 @@ class SweepStore:
         if [name for name in self._objects.entries() if not name.startswith(f"{CLAIMS}/")]:
             raise DataError(f"{self.address}: exists and is not empty; give another --out")
         for path in self.directory.iterdir():
-            if path.name not in (LOCK, LOCAL_LOCK):
+            if not path.name.startswith((LOCK, LOCAL_LOCK)):  # a heartbeat may be writing `.lock.json.….tmp`
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def pull(self) -> None:

@@ -162,7 +162,7 @@ def test_the_description_names_every_key_with_its_range(tmp_path: Path) -> None:
     for key, _ in known_keys(TrainConfig):
         assert f"{key.rpartition('.')[2]}:" in text
     assert "  learning_rate: 2.0e-06  # a number > 0 and <= 1: " in text
-    assert "  schedule: linear  # linear | constant: " in text
+    assert "  schedule: linear  # linear | constant | trunk: " in text
     assert all("  # " in line for line in text.splitlines() if ".json" not in line and "2e-6" not in line)
 
 
