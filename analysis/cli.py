@@ -1,20 +1,23 @@
 """`python -m analysis`: what sweeps found, and which configuration to train."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 import pandas as pd
 
-from analysis.compare import compare_files, compare_sweeps, compare_trials, format_comparison
+from analysis.compare import compare_files, compare_sweeps, compare_trials, find_model, format_comparison
 from analysis.configurations import configuration_table
-from analysis.frontier import COST
+from analysis.error_analysis import NUM_WORST, analyze_errors
+from analysis.frontier import COST, best_model
 from analysis.load import Sweeps, load_sweeps
 from analysis.report import make_report, write_report
+from analysis.sections import error_sections, sections_to_markdown
 from analysis.summaries import best_so_far, hyperparameter_table, searched_columns, test_set_table
-from analysis.tables import as_texts, to_latex, to_markdown, to_text
-from qa_train.errors import run_command
+from analysis.tables import as_texts, model_name, to_latex, to_markdown, to_text
+from qa_train.errors import DataError, run_command
 from qa_train.storage import write_text
 
 
@@ -39,26 +42,55 @@ def commands() -> None:
     "told apart on the same questions; 1 where that cannot be tested]",
 )
 @click.option("--cost", default=COST, show_default=True, metavar="COLUMN", help="The cost to save on.")
+@click.option(
+    "--wer",
+    "rates",
+    multiple=True,
+    metavar="SET=PERCENT",
+    callback=lambda _context, _option, texts: dict(map(_parse_rate, texts)),
+    help="Word error rate of a data set's transcripts, such as clean=22.7.  [default: of Spoken-SQuAD's own test sets]",
+)
+@click.option("--plots/--no-plots", "with_plots", default=True, help="Whether pictures and report.html are written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def report(directories: tuple[str, ...], out: str | None, within_f1: float | None, cost: str, as_json: bool) -> int:
+def report(
+    directories: tuple[str, ...],
+    out: str | None,
+    within_f1: float | None,
+    cost: str,
+    rates: dict[str, float],
+    with_plots: bool,
+    as_json: bool,
+) -> int:
     """Compares the finished models of one or several sweeps, running or not, and recommends one.
 
     It is the cheapest that cannot be told from the best on the same questions (paired, over articles), or whose dev F1
-    is within a margin of the best. Writes table.csv, table.md and recommended.yaml.
+    is within a margin of the best. Writes table.csv, table.md, recommended.yaml, pictures as *.png and report.html, one
+    file that any browser opens.
 
     \b
     Example:
-      python -m analysis report runs/first --out reports/first --within-f1 0.5
+      python -m analysis report runs/first --out reports/first --within-f1 0.5 --wer clean=22.7 --wer noisy=44.2
       python -m qa_train train --config reports/first/recommended.yaml
     """
     folder = Path(out) if out else Path(directories[0]) / "report"
-    result = write_report(load_sweeps(directories), folder, within_f1=within_f1, cost=cost)
+    sweeps = load_sweeps(directories)
+    result = write_report(sweeps, folder, within_f1=within_f1, cost=cost, with_plots=with_plots, word_error_rates=rates)
+    if result.omitted:
+        print(f"warning: {result.omitted}", file=sys.stderr)
     if as_json:
         print(json.dumps(result.to_plain(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         print(result.text)
         print(f"Wrote {', '.join(path.name for path in result.files)} in {folder}")
     return 0
+
+
+def _parse_rate(text: str) -> tuple[str, float]:
+    name, _, rate = text.rpartition("=")
+    try:
+        return name, float(rate)
+    except ValueError as error:
+        raise click.BadParameter(f"expected SET=PERCENT, such as clean=22.7, found {text!r}") from error
 
 
 _TABLES: dict[str, Callable[[Sweeps], pd.DataFrame]] = {
@@ -145,4 +177,35 @@ def compare(
         print(format_comparison(found))
         if questions:
             print(f"Wrote {questions}")
+    return 0
+
+
+@commands.command()
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...")
+@click.option("--trial", metavar="T", help="A model: TRIAL, TRIAL@EPOCHS or SWEEP/TRIAL.  [default: the best]")
+@click.option("--set", "data_set", default="dev", show_default=True, metavar="SET", help="dev, or test.<name>.")
+@click.option("--data", metavar="F.json", help="The questions.  [default: the file that the sweep used, if unchanged]")
+@click.option("--worst", type=click.IntRange(min=0), default=NUM_WORST, show_default=True, help="Questions shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def errors(
+    directories: tuple[str, ...], trial: str | None, data_set: str, data: str | None, worst: int, as_json: bool
+) -> int:
+    """Says which questions a model gets wrong: by type, length of answer and context, and words misheard.
+
+    \b
+    Examples:
+      python -m analysis errors runs/first
+      python -m analysis errors runs/first --trial 00002 --data dev.json --worst 50
+    """
+    sweeps = load_sweeps(directories)
+    label = find_model(sweeps.models, trial) if trial else best_model(sweeps.models, sweeps.metric, sweeps.mode)
+    if label is None:
+        raise DataError(f"{directories[0]}: no finished model has a score ({sweeps.metric}) to look into")
+    model = sweeps.models.loc[label]
+    found = analyze_errors(sweeps, model, data_set, Path(data) if data else None, worst)
+    name = model_name(sweeps.models, label)
+    if as_json:
+        print(json.dumps({"model": name, **found.to_plain()}, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print(sections_to_markdown(error_sections(found, name)), end="")
     return 0

@@ -12,13 +12,13 @@ from analysis.choice import weigh
 from analysis.configurations import configuration_table, members_of
 from analysis.frontier import best_model
 from analysis.load import Sweeps
-from analysis.questions import Questions, read_files, read_questions, scores_path, trial_directory
+from analysis.question_texts import find_examples, read_answers
+from analysis.questions import Questions, read_files, read_questions, scores_path
 from analysis.sentences import tell_difference, tell_interval, tell_optimism
 from analysis.statistics import Difference, McNemar, Optimism, mcnemar, paired_difference
 from analysis.tables import model_name
 from qa_train.data import Example, read_squad
-from qa_train.errors import DataError, QAError
-from qa_train.storage import read_json, sha256_file
+from qa_train.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def _compare(
     if questions is None or missing:
         raise DataError(f"{names[0]} and {names[1]}: expected scores of the same {data_set} questions, found others")
     first = next(iter(sweeps.manifests))
-    examples = _find_examples(sweeps.manifests[first].data.get(data_set) or {})
-    one_each = [labels[0] for labels in members.values() if len(labels) == 1]
-    answers = [_answers(sweeps, sweeps.models.loc[label], data_set) for label in one_each] if len(one_each) == 2 else []
+    examples, _ = find_examples(sweeps.manifests[first].data.get(data_set) or {})
+    models = [sweeps.models.loc[labels[0]] for labels in members.values() if len(labels) == 1]
+    answers = [read_answers(sweeps, model, data_set) for model in models] if len(models) == 2 else []
     return _assess(questions, names, luck, _texts(questions, examples, answers))
 
 
@@ -195,24 +195,6 @@ def _assess(
         num_questions=len(table),
         questions=table.loc[order][ahead[order] != 0].reset_index(drop=True),
     )
-
-
-def _find_examples(entry: Mapping[str, Any]) -> dict[str, Example]:
-    """The questions of a set by id, if its file is still there and the same; a set split off a file is in that file."""
-    path = Path(str(entry.get("path") or ""))
-    try:
-        if path.is_file() and sha256_file(path) == entry.get("sha256"):
-            return {example.id: example for example in read_squad(path).examples}
-    except QAError:
-        pass  # texts are an extra
-    return {}
-
-
-def _answers(sweeps: Sweeps, model: pd.Series, data_set: str) -> dict[str, str]:
-    """What a model answered, by question id, if that was kept."""
-    path = trial_directory(sweeps, model) / f"predictions_{data_set}_{model['budget_epochs']:g}.json"
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
 
 
 def _texts(

@@ -1,6 +1,7 @@
 """Assembles the report on one or several sweeps and writes it."""
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,34 +11,20 @@ import pandas as pd
 
 from analysis.choice import Evidence, recommend_paired, weigh
 from analysis.configurations import configuration_table, members_of
+from analysis.error_analysis import analyze_errors
 from analysis.frontier import COST, WITHIN_F1, FrontStep, Recommendation, front_steps, recommend
 from analysis.load import Sweeps, columns_of
-from analysis.sentences import (
-    tell_baselines,
-    tell_cautions,
-    tell_choice,
-    tell_difference,
-    tell_no_choice,
-    tell_optimism,
-    tell_spent,
-    tell_trials,
-)
-from analysis.summaries import hyperparameter_table, searched_columns, test_set_table
-from analysis.tables import (
-    as_texts,
-    format_cost,
-    format_score,
-    model_name,
-    readable_table,
-    report_table,
-    steps_table,
-    to_markdown,
-)
+from analysis.panels import NAMES, make_panels
+from analysis.questions import scores_path
+from analysis.sections import Section, error_sections, make_sections, sections_to_markdown
+from analysis.sentences import tell_choice, tell_difference, tell_no_choice
+from analysis.tables import format_cost, format_score, model_name, report_table
 from qa_train.errors import DataError
-from qa_train.storage import dump_yaml, write_text
+from qa_train.storage import dump_yaml, write_bytes
 from sweeps.records import Row
 
-TABLE_CSV, TABLE_MD, RECOMMENDED = "table.csv", "table.md", "recommended.yaml"
+TABLE_CSV, TABLE_MD, RECOMMENDED, PAGE = "table.csv", "table.md", "recommended.yaml", "report.html"
+_DRAWING = ("jinja2", "matplotlib", "plotly")
 
 
 @dataclass(frozen=True)
@@ -53,10 +40,11 @@ class Report:
         metric: The column that ranks.
         cost: The column that costs are compared by.
         sentences: What is best and what to train, or why nothing can be recommended.
-        text: The whole report as Markdown.
+        sections: The whole report in parts.
         recommended: The recommended configuration as YAML for `qa_train train`; None without a `choice`.
         evidence: What the scores of single questions say of the chance in it.
         files: What `write_report` wrote.
+        omitted: What `write_report` could not write, and why; empty if nothing.
     """
 
     table: pd.DataFrame
@@ -65,10 +53,16 @@ class Report:
     metric: str
     cost: str
     sentences: tuple[str, ...]
-    text: str
+    sections: tuple[Section, ...]
     recommended: str | None
     evidence: Evidence
     files: tuple[Path, ...] = ()
+    omitted: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole report as Markdown."""
+        return sections_to_markdown(self.sections)
 
     def to_plain(self) -> dict[str, Any]:
         """Returns the result as values that JSON has; models are named by their place in `models`."""
@@ -89,6 +83,7 @@ class Report:
             ],
             "models": self.table.astype(object).where(self.table.notna(), None).to_dict("records"),
             "files": [str(path) for path in self.files],
+            "omitted": self.omitted,
         }
 
 
@@ -128,71 +123,78 @@ def make_report(sweeps: Sweeps, *, within_f1: float | None = None, cost: str = C
         sentences: tuple[str, ...] = tell_choice(table, choice, manifests, metric=metric, cost=cost, steps=steps)
     else:
         sentences = (tell_no_choice(sweeps),)
-    text = _to_text(sweeps, table, steps, sentences, cost, evidence)
+    sections = make_sections(sweeps, table, steps, sentences, cost, evidence)
+    sections += _tell_errors(sweeps, table, choice) if choice else []
     recommended = _to_config(sweeps, table, choice, cost) if choice else None
-    return Report(table, choice, steps, metric, cost, sentences, text, recommended, evidence)
+    return Report(table, choice, steps, metric, cost, sentences, tuple(sections), recommended, evidence)
 
 
-def write_report(sweeps: Sweeps, out: str | Path, *, within_f1: float | None = None, cost: str = COST) -> Report:
-    """Makes the report and writes `table.csv`, `table.md` and, where a model can be chosen, `recommended.yaml`.
+def write_report(
+    sweeps: Sweeps,
+    out: str | Path,
+    *,
+    within_f1: float | None = None,
+    cost: str = COST,
+    with_plots: bool = True,
+    word_error_rates: Mapping[str, float] | None = None,
+) -> Report:
+    """Makes the report and writes it: tables, what is recommended, pictures and `report.html`.
 
-    Files of these names in `out` are replaced, each at once; a `recommended.yaml` of an earlier report that this one
-    does not bear out is removed.
+    `table.csv` and `table.md` are always written, `recommended.yaml` where a model can be chosen, `report.html` and a
+    PNG file for each picture where the extra `plots` is installed. Files of these names in `out` are replaced, each at
+    once; those of an earlier report that this one has not are removed.
+
+    Args:
+        sweeps: What `analysis.load.load_sweeps` read.
+        out: A directory; it need not exist.
+        within_f1: See `make_report`.
+        cost: See `make_report`.
+        with_plots: Whether pictures and `report.html` are wanted.
+        word_error_rates: Of data sets in percent, by name; see `analysis.chart_tables.word_error_rates`.
 
     Raises:
-        DataError: As `make_report` does, or if a file cannot be written.
+        DataError: As `make_report` does, if a word error rate is negative or NaN, or if a file cannot be written.
     """
     report, out = make_report(sweeps, within_f1=within_f1, cost=cost), Path(out)
     contents = {
-        TABLE_CSV: report.table.to_csv(index=False, lineterminator="\n"),
-        TABLE_MD: report.text,
-        RECOMMENDED: report.recommended,
+        TABLE_CSV: report.table.to_csv(index=False, lineterminator="\n").encode(),
+        TABLE_MD: report.text.encode(),
     }
+    if report.recommended is not None:
+        contents[RECOMMENDED] = report.recommended.encode()
+    drawn, omitted = _draw(sweeps, report, word_error_rates) if with_plots else ({}, "")
+    contents |= drawn
     for name, content in contents.items():
-        if content is not None:
-            write_text(out / name, content)
-    if report.recommended is None:
-        (out / RECOMMENDED).unlink(missing_ok=True)
-    files = tuple(out / name for name, content in contents.items() if content is not None)
-    return replace(report, files=files)
+        write_bytes(out / name, content)
+    for name in {RECOMMENDED, PAGE, *(f"{name}.png" for name in NAMES)} - contents.keys():
+        (out / name).unlink(missing_ok=True)
+    return replace(report, files=tuple(out / name for name in contents), omitted=omitted)
 
 
-def _to_text(
-    sweeps: Sweeps,
-    table: pd.DataFrame,
-    steps: list[FrontStep],
-    sentences: tuple[str, ...],
-    cost: str,
-    evidence: Evidence,
-) -> str:
-    """The report as Markdown: what a person reads first stands first."""
-    metric = sweeps.metric
-    searched = [str(name) for manifest in sweeps.manifests.values() for name in manifest.config.get("space") or ()]
-    parts = [f"# Report on {', '.join(sweeps.manifests)}", *sentences]
-    parts += [evidence.note] if evidence.note and len(table) else []
-    parts += [tell_optimism(evidence.optimism)] if evidence.optimism else []
-    parts += tell_cautions(sweeps.manifests, cost)
-    parts.append("\n".join(f"- {line}" for line in (*tell_trials(sweeps), *tell_spent(sweeps, cost))))
-    if len(table):
-        parts += ["## Finished models", to_markdown(readable_table(table, searched, metric=metric, cost=cost))]
-        parts += [_EXPLANATION] if evidence.suffices else []
-    parts += tell_baselines(sweeps.manifests)
-    if steps:
-        parts += ["## What more compute buys", to_markdown(steps_table(table, steps, metric=metric, cost=cost))]
-    tests = test_set_table(table)
-    if len(tests):
-        parts += ["## Test sets", "They select nothing.", to_markdown(as_texts(tests))]
-    columns = searched_columns(table, sweeps.manifests)
-    by_value = hyperparameter_table(table, columns, metric, sweeps.mode)
-    if len(by_value) > len(columns):
-        parts += ["## What each hyperparameter did", to_markdown(as_texts(by_value))]
-    return "\n\n".join(parts) + "\n"
+def _draw(sweeps: Sweeps, report: Report, rates: Mapping[str, float] | None) -> tuple[dict[str, bytes], str]:
+    """The pictures and the page by their files' names; or none, and what is missing to draw them."""
+    panels = make_panels(sweeps, report.table, report.cost, rates)
+    # Otherwise the first picture on a machine comes with a warning that fonts are being looked for.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    try:
+        from analysis.page import make_page
+        from analysis.pictures import chart_json, draw_png
+    except ModuleNotFoundError as error:
+        if (library := str(error.name).partition(".")[0]) not in _DRAWING:
+            raise
+        return {}, f'{PAGE} and the plots need {library}, not found; pip install -c constraints.txt -e ".[plots]"'
+    drawn = {f"{panel.name}.png": draw_png(panel) for panel in panels}
+    page = make_page(report.sections, panels, chart_json(panels), sweeps.manifests)
+    return {**drawn, PAGE: page.encode(errors="replace")}, ""
 
 
-_EXPLANATION = (
-    "Intervals are over the articles of dev. The front share is how often a model is on the Pareto front when these "
-    "articles are drawn anew with replacement."
-)
+def _tell_errors(sweeps: Sweeps, table: pd.DataFrame, choice: Recommendation) -> list[Section]:
+    """What the recommended model gets wrong, if it has scores of single questions."""
+    model = sweeps.models.loc[choice.recommended]
+    if not scores_path(sweeps, model).is_file():
+        return []
+    seed = f" (seed {model['seed']})" if table.loc[choice.recommended, "num_seeds"] > 1 else ""
+    return error_sections(analyze_errors(sweeps, model), f"{model_name(table, choice.recommended)}{seed}")
 
 
 def _to_config(sweeps: Sweeps, table: pd.DataFrame, choice: Recommendation, cost: str) -> str:

@@ -63,7 +63,9 @@ FLOORS = {
         __main__
     """,
     "cluster": """
-        submit entry
+        token_file jobs entry unpack render
+        bundle nodes job_server ray_up
+        submit
         cli
         __main__
     """,
@@ -84,7 +86,10 @@ ARROWS = {
         ),
         *("qa_train.data", "qa_train.intervals", "qa_train.question_scores"),
     ),
-    "cluster": ("sweeps.config", "qa_train.errors"),
+    "cluster": (
+        *("sweeps.config", "qa_train.errors", "qa_train.config", "qa_train.storage"),
+        "qa_train.ray_session",
+    ),
 }
 
 # Libraries that only these files may import, wherever in the file.
@@ -97,10 +102,15 @@ ONLY_IN = {
         "sweeps.tune_hooks",
         "sweeps.tuning",
         "sweeps.runner",
+        "cluster.nodes",
+        "cluster.job_server",
     },
     "optuna": {"sweeps.samplers", "sweeps.configurations", "sweeps.mirror", "analysis.importance"},
     "tensorboardX": {"sweeps.tensorboard"},
     "rich": {"sweeps.live_terminal"},
+    "matplotlib": {"analysis.plots", "analysis.pictures"},
+    "plotly": {"analysis.charts", "analysis.page"},
+    "jinja2": {"analysis.page"},
 }
 ONLY_IN_ANALYSIS = {"pandas", "matplotlib", "seaborn", "plotly"}
 
@@ -233,7 +243,12 @@ def test_analysis_reaches_neither_torch_nor_ray() -> None:
 
 
 def test_reading_a_command_line_or_a_configuration_loads_neither_torch_nor_ray() -> None:
-    assert not loaded_after_importing("qa_train.cli", "sweeps.cli") & {"torch", "ray", "transformers", "optuna"}
+    assert not loaded_after_importing("qa_train.cli", "sweeps.cli", "cluster.cli") & {
+        "torch",
+        "ray",
+        "transformers",
+        "optuna",
+    }
 
 
 def test_storage_and_errors_load_neither_torch_nor_numpy() -> None:

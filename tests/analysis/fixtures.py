@@ -3,10 +3,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from qa_train.data import Example, read_squad
+from qa_train.metrics import QAScores, score_predictions
+from qa_train.question_scores import write_question_scores
+from qa_train.storage import sha256_file, write_json
 from sweeps.records import RECORDS, Manifest, write_manifest
+
+DEMO_DEV = Path(__file__).parents[2] / "qa_train" / "demo_data" / "dev.json"
+HOSTILE = "</script><script>alert('$x_1$')</script><b>&amp;"
+"""Text that a page, a formula or a label could take for something else."""
+HOSTILE_ID = HOSTILE.replace("/", "|")
+"""The same as a trial's id, which names a directory."""
 
 DEV = {"path": "/data/dev.json", "sha256": "a" * 64, "questions": 100}
 
@@ -104,3 +115,68 @@ def scored_sweep(
     for trial_id, (f1, _) in models.items():
         write_scores(directory, trial_id, f1, articles)
     return directory
+
+
+def full_sweep(directory: Path, num_models: int = 12, **changes: Any) -> Path:
+    """A sweep with all that a report can show: answers to the demo's dev questions, test sets, costs by part, failures.
+
+    The better a model's learning rate and the more epochs it has, the more questions it answers as the reference does.
+    """
+    examples = read_squad(DEMO_DEV).examples
+    rng, rows = np.random.default_rng(0), []
+    write_sweep(directory, [])
+    for number in range(num_models):
+        epochs, rate = 1 + number % 4, float(10 ** rng.uniform(-6, -3))
+        share = 0.7 * (1 - abs(np.log10(rate) + 4) / 2.5) * (1 - 0.4 / epochs)
+        scores = _write_answers(directory / "trials" / f"{number:05d}", examples, share, epochs, rng)
+        rows += _epochs_of(f"{number:05d}", scores, epochs, rate, number)
+    failed: dict[str, Any] = {"status": "failed", "budget_epochs": None, "dev__f1": None, "dev__exact_match": None}
+    rows.append(row("90000", **failed, error__type="RuntimeError", error__message=HOSTILE, cost__device_s=90.0))
+    config = manifest().config
+    config["space"]["optim.warmup_ratio"] = {"uniform": [0.0, 0.2]}
+    data = {"dev": {"path": str(DEMO_DEV), "sha256": sha256_file(DEMO_DEV), "questions": len(examples)}}
+    return write_sweep(directory, rows, **{"data": data, "config": config, "note": HOSTILE, **changes})
+
+
+def _write_answers(
+    trial: Path, examples: Sequence[Example], share: float, epochs: int, rng: np.random.Generator
+) -> QAScores:
+    answers = {}
+    for example in examples:
+        words = example.context.split()
+        start = int(rng.integers(len(words) - 3))
+        is_right = rng.random() < share
+        answers[example.id] = example.answers[0].text if is_right else " ".join(words[start : start + 2])
+    scores = score_predictions(answers, {each.id: tuple(a.text for a in each.answers) for each in examples})
+    write_json(trial / f"predictions_dev_{epochs}.json", answers)
+    write_question_scores(trial / f"scores_dev_{epochs}.parquet", scores, examples)
+    return scores
+
+
+def _epochs_of(trial_id: str, scores: QAScores, epochs: int, rate: float, number: int) -> list[dict[str, Any]]:
+    tests = {} if number % 3 else {"test__clean__f1": scores.f1 - 1, "test__noise_v2__f1": scores.f1 - 15}
+    rows = []
+    for epoch in range(1, epochs + 1):
+        is_last, seconds = epoch == epochs, 600.0 * epoch + number
+        parts = {"starting": 10.0, "training": 0.8 * seconds, "evaluating": 0.2 * seconds - 12.0, "unexplained": 2.0}
+        rows.append(
+            row(
+                trial_id,
+                report=epoch - 1,
+                status="completed" if is_last else "running",
+                epochs_trained=float(epoch),
+                budget_epochs=epochs if is_last else None,
+                dev__f1=scores.f1 * (0.6 + 0.4 * epoch / epochs),
+                dev__exact_match=scores.exact_match,
+                train_loss=3.0 / epoch,
+                eval_loss=3.2 / epoch,
+                cost__device_s=seconds,
+                time=1.7e9 + 3000.0 * number + 600.0 * epoch,
+                config__num_epochs=epochs,
+                config__optim__learning_rate=rate,
+                config__optim__warmup_ratio=0.01 * (number * 7 % 20),
+                **{f"cost__{name}_s": value for name, value in parts.items()},
+                **(tests if is_last else {}),
+            )
+        )
+    return rows

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from analysis import cli
-from tests.analysis.fixtures import articles_of, model, row, scored_sweep, write_sweep
+from tests.analysis.fixtures import DEMO_DEV, articles_of, full_sweep, model, row, scored_sweep, write_sweep
+from tests.analysis.pages import check_page
 
 KINDS = ["models", "configurations", "hyperparameters", "tests", "best-so-far", "trials", "reports"]
 FORMS = ["text", "markdown", "latex", "csv"]
@@ -22,13 +23,24 @@ def test_the_report_goes_to_stdout_and_into_the_sweep_and_what_was_written_is_na
     assert cli.main(["report", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert (tmp_path / "report" / "table.md").read_text() in out
-    assert out.endswith(f"Wrote table.csv, table.md, recommended.yaml in {tmp_path / 'report'}\n")
+    last = out.splitlines()[-1]
+    assert last.startswith("Wrote table.csv, table.md, recommended.yaml, pareto_front.png, ")
+    assert last.endswith(f", report.html in {tmp_path / 'report'}")
     assert err == ""
 
 
 def test_out_and_margin_and_json_are_heeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sweep(tmp_path / "sweep", TWO)
-    args = ["report", str(tmp_path / "sweep"), "--out", str(tmp_path / "out"), "--within-f1", "0.2", "--json"]
+    args = [
+        "report",
+        str(tmp_path / "sweep"),
+        "--out",
+        str(tmp_path / "out"),
+        "--within-f1",
+        "0.2",
+        "--json",
+        "--no-plots",
+    ]
     assert cli.main(args) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["recommended"] == result["best"] == 0
@@ -51,6 +63,8 @@ def test_a_sweep_without_models_is_no_mistake(tmp_path: Path, capsys: pytest.Cap
         (["{missing}"], "nothing there"),
         (["{here}"], "given twice"),
         (["--unknown"], "--help"),
+        (["--wer", "clean"], "SET=PERCENT"),
+        (["--wer", "clean=-1"], "0 or more percent"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_status_2(
@@ -89,8 +103,9 @@ STATES: dict[str, list[dict[str, Any]]] = {
     "command",
     [
         ["report"],
-        ["report", "--json"],
+        ["report", "--json", "--no-plots"],
         ["report", "--cost", "cost.usd"],
+        ["errors"],
         ["compare", "--trials", "a", "b"],
         *(["table", "--of", kind, "--format", form] for kind, form in zip(KINDS, FORMS * 2, strict=False)),
     ],
@@ -107,7 +122,9 @@ def test_every_state_of_a_sweep_gives_an_answer_or_one_clear_line(
         if status == 0
         else (status == 2 and err.startswith("error: ") and err.count("\n") == 1)
     )
-    assert status == 0 or "compare" in command or "cost.usd" in command
+    assert status == 0 or command[0] in {"compare", "errors"} or "cost.usd" in command
+    if command == ["report"]:
+        check_page((tmp_path / "report" / "report.html").read_text())
 
 
 def test_a_table_can_be_written_with_all_its_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +149,22 @@ def test_two_models_are_compared_by_trial_or_by_file(tmp_path: Path, capsys: pyt
     assert cli.main(["compare", str(sweep), "--scores", *files]) == 2
     assert cli.main(["compare"]) == 2
     assert capsys.readouterr().err.count("give either sweep directories or --scores") == 2
+
+
+def test_the_errors_of_the_best_or_a_named_model_are_told_as_text_or_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = full_sweep(tmp_path, 2)
+    assert cli.main(["errors", str(sweep), "--worst", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# Where 0000") and "| question type " in out
+    assert out.partition("## Questions answered worst")[2].count("\n| ") == 3 + 1
+    assert cli.main(["errors", str(sweep), "--trial", "00001@2", "--data", str(DEMO_DEV), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["num_questions"], len(found["worst"])) == ("00001", 135, 20)
+    assert {each["group"] for each in found["groups"]} >= {"question type", "answer words lost"}
+    assert cli.main(["errors", str(sweep), "--set", "test.clean"]) == 2
+    assert "finalists alone are scored on it" in capsys.readouterr().err
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def report_on(tmp_path: Path, rows: list[dict[str, Any]], **changes: Any) -> Rep
 
 def test_the_table_has_every_column_of_the_records_and_says_what_was_chosen(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", [*THREE, model("d", 60.0, 4.0, test__clean__f1=55.0)])
-    write_report(load_sweeps(sweep), tmp_path / "out")
+    write_report(load_sweeps(sweep), tmp_path / "out", with_plots=False)
     with open(tmp_path / "out" / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {*THREE[0], "sweep", "test.clean.f1", "pareto", "best", "recommended", "cost.device_h"} <= {*rows[0]}
@@ -171,7 +172,7 @@ def test_the_recommended_configuration_is_one_that_train_accepts(tmp_path: Path)
     ]  # fmt: skip
     train = train_config(tmp_path)
     write_sweep(tmp_path / "sweep", rows, config=manifest().config | {"train": train})
-    report = write_report(load_sweeps(tmp_path / "sweep"), tmp_path / "out")
+    report = write_report(load_sweeps(tmp_path / "sweep"), tmp_path / "out", with_plots=False)
     config = load_config(TrainConfig, tmp_path / "out" / "recommended.yaml")
     expected = TrainConfig.model_validate(train).model_dump() | {"num_epochs": 2, "seed": 7}
     expected["optim"] |= {"learning_rate": 2e-6, "warmup_ratio": 0.0}
@@ -183,12 +184,28 @@ def test_the_recommended_configuration_is_one_that_train_accepts(tmp_path: Path)
 
 def test_a_report_replaces_an_earlier_one_and_leaves_no_recommendation_it_does_not_make(tmp_path: Path) -> None:
     sweep, out = tmp_path / "sweep", tmp_path / "out"
-    assert len(write_report(load_sweeps(write_sweep(sweep, THREE)), out).files) == 3
+    first = write_report(load_sweeps(write_sweep(sweep, THREE)), out)
+    assert {path.name for path in first.files} >= {"recommended.yaml", "pareto_front.png", "report.html"}
+    (out / "notes.png").touch()
     assert len(write_report(load_sweeps(write_sweep(sweep, THREE[:1])), out).table) == 1
-    assert "76.00" not in (out / "table.md").read_text()
-    report = write_report(load_sweeps(write_sweep(sweep, [model("a", None, 1.0)])), out)
-    assert sorted(path.name for path in out.iterdir()) == ["table.csv", "table.md"]
+    assert "76.00" not in (out / "table.md").read_text() + (out / "report.html").read_text()[-20_000:]
+    report = write_report(load_sweeps(write_sweep(sweep, [model("a", None, 1.0)])), out, with_plots=False)
     assert [path.name for path in report.files] == ["table.csv", "table.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["notes.png", "table.csv", "table.md"]
+
+
+def test_without_the_libraries_that_draw_the_rest_is_written_and_one_line_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("matplotlib", "plotly"):
+        monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    for name in ("page", "pictures", "plots", "charts"):
+        monkeypatch.delitem(sys.modules, f"analysis.{name}", raising=False)
+        monkeypatch.delattr(f"analysis.{name}", raising=False)
+    report = write_report(load_sweeps(write_sweep(tmp_path / "sweep", THREE)), tmp_path / "out")
+    assert [path.name for path in report.files] == ["table.csv", "table.md", "recommended.yaml"]
+    assert report.omitted.count("\n") == 0
+    assert 'not found; pip install -c constraints.txt -e ".[plots]"' in report.omitted
 
 
 def test_the_result_is_valid_json_with_null_for_what_is_missing(tmp_path: Path) -> None:
