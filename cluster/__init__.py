@@ -1,0 +1,1 @@
+"""Starts sweeps on machines other than this one."""
