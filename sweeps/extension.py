@@ -24,13 +24,18 @@ def refuse_changes(before: SweepConfig, after: SweepConfig) -> None:
         f"train.{key}: expected {old.get(key)!r}, as the sweep has had it so far, found {new.get(key)!r}; "
         "start another sweep for that"
         for key in {**old, **new}
-        if old.get(key) != new.get(key) and key.partition(".")[0] not in _FREE
+        if old.get(key) != new.get(key) and key.partition(".")[0] not in _FREE and not _is_moved(key, old, new)
     ]
     if after.num_trials < before.num_trials and after.search.searcher not in ("grid", "list"):
         least = f"at least the {before.num_trials} of the sweep so far"
         problems.append(f"search.num_trials: expected {least}, found {after.num_trials}")
     if problems:
         raise ConfigError(problems, "resume")
+
+
+def _is_moved(key: str, old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    """Returns whether only the place of a data file has changed; `refuse_other_data` looks at what is in it."""
+    return key.startswith("data.") and isinstance(old.get(key), str) and isinstance(new.get(key), str)
 
 
 def refuse_other_data(before: Manifest, data: Mapping[str, Mapping[str, Any]]) -> None:

@@ -26,6 +26,7 @@ def after(*overrides: str) -> SweepConfig:
         "space={num_epochs: {int: [1, 3]}, optim.learning_rate: {loguniform: [1e-6, 1e-3]}}",
         "stop.max_wall_s=60",
         "train.scale.num_workers=2",
+        "train.data.train=moved/a.json",  # what is in it is compared later
     ],
 )
 def test_how_a_sweep_searches_and_when_it_stops_may_change(change: str) -> None:
@@ -34,10 +35,9 @@ def test_how_a_sweep_searches_and_when_it_stops_may_change(change: str) -> None:
 
 def test_what_all_trials_train_may_not_change_and_each_difference_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        refuse_changes(BEFORE, after("train.data.train=b.json", "train.optim.weight_decay=0.1", "search.num_trials=3"))
+        refuse_changes(BEFORE, after("train.data.dev=b.json", "train.optim.weight_decay=0.1", "search.num_trials=3"))
     assert caught.value.problems == (
-        "train.data.train: expected 'a.json', as the sweep has had it so far, found 'b.json'; start another sweep for "
-        "that",
+        "train.data.dev: expected None, as the sweep has had it so far, found 'b.json'; start another sweep for that",
         "train.optim.weight_decay: expected 0.0, as the sweep has had it so far, found 0.1; start another sweep for "
         "that",
         "search.num_trials: expected at least the 4 of the sweep so far, found 3",
