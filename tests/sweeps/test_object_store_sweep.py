@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 600.0
 SEARCH = {"searcher": "random", "num_trials": 5, "max_concurrent_trials": 2}
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
