@@ -28,7 +28,7 @@ from sweeps.journal import Journal
 from sweeps.live_view import live_view
 from sweeps.lock import LOCAL_LOCK
 from sweeps.mirror import StudyMirror
-from sweeps.placement import Placement, needs_ray_train, place
+from sweeps.placement import Placement, needs_ray_train
 from sweeps.plan import make_plan
 from sweeps.pricing import check_max_usd
 from sweeps.probe import Probe, probe
@@ -154,13 +154,12 @@ def _run(
     try:
         # Ray prints what it tells the user, such as a worker's death, to stdout, where the result goes.
         with contextlib.redirect_stdout(sys.stderr), ray_session(dashboard=needs_ray_train(config)):
-            placement = place(config, *resources())
+            plan = make_plan(config, *resources(), None)
+            placement = plan.placement
             say(f"sweep {config.name}: {_describe_trials(config, past)}, {_describe(placement)}, in {store.address}")
-            for warning in make_plan(config, *resources(), None).warnings:
-                say(f"warning: {warning}")
+            _warn(say, plan.warnings)
             found = _probe(config, placement)
-            for warning in found.warnings:
-                say(f"warning: {warning}")
+            _warn(say, found.warnings)
             check_max_usd(config.stop.max_usd, found.device, config.prices)
             resolved = {"precision": found.precision, "scale.use_gpu": placement.gpus_per_worker > 0}
             config = config.model_copy(update={"train": with_values(config.train, resolved)})
@@ -181,6 +180,11 @@ def _run(
     except RayError as error:
         raise SweepError(f"{store.address}: Ray failed: {str(error).strip().splitlines()[-1]}") from error
     return SweepResult(store.address, recorder.num_completed, recorder.num_stopped, recorder.num_failed, recorder.best)
+
+
+def _warn(say: Say, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning}")
 
 
 def _describe_trials(config: SweepConfig, past: Sequence[PastTrial]) -> str:
