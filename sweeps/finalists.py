@@ -20,14 +20,19 @@ def choose_finalists(config: SweepConfig, rows: Iterable[Row]) -> list[int]:
     """
     scores: dict[int, list[float]] = {}
     values: dict[int, tuple[object, ...]] = {}
+    best: dict[str, float] = {}  # of a trial's models, for those of several budgets
     spoilt = set()
     for row in rows:
-        name = TrialName.parse(str(row["trial_id"]))
+        trial_id = str(row["trial_id"])
+        name = TrialName.parse(trial_id)
+        if row.get("budget_epochs") is not None:
+            own = score(row, config.search.metric, config.search.mode)
+            best[trial_id] = max(own, best.get(trial_id, own))
         if name.is_final or row.get("status") not in ENDED:
             continue
         if row["status"] != "completed":
             spoilt.add(name.number)
-        scores.setdefault(name.number, []).append(score(row, config.search.metric, config.search.mode))
+        scores.setdefault(name.number, []).append(best.get(trial_id, float("-inf")))
         values[name.number] = tuple(row.get(f"config.{key}") for key in config.space.dimensions)
     means = {number: statistics.fmean(found) for number, found in sorted(scores.items()) if number not in spoilt}
     ranked = sorted((number for number in means if means[number] > float("-inf")), key=lambda number: -means[number])

@@ -21,6 +21,7 @@ def row(trial_id: str, f1: float | None, epochs: int | None = None, status: str 
     return {
         "trial_id": trial_id,
         "status": status,
+        "budget_epochs": 1 if status == "completed" else None,
         "dev.f1": f1,
         "eval_loss": f1,
         "config.num_epochs": number + 1 if epochs is None else epochs,
@@ -52,6 +53,11 @@ def test_a_configuration_that_failed_or_was_stopped_or_has_no_score_is_none() ->
     rows = [*ROWS, row("00001-seed1", None, status="failed"), row("00004", 90.0, status="stopped_early")]
     rows += [row("00005", None), row("00006", 90.0, status="running"), row("final-00003-seed5", 99.0)]
     assert choose_finalists(config(), rows) == [2, 0]
+
+
+def test_of_a_trial_with_several_budgets_the_best_counts() -> None:
+    smaller = row("00003", 60.0, status="running") | {"budget_epochs": 1}
+    assert choose_finalists(config(1), [smaller, *ROWS]) == [3]
 
 
 def test_of_equal_configurations_the_first_is_chosen() -> None:
