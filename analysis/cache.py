@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from qa_train.errors import DataError
-from qa_train.storage import write_bytes
+from qa_train.storage import cache_directory, write_bytes
 
 _VERSION = 1  # of the form of the entries: raise it when `analysis.rows` makes other columns of the same records
 _MIN_BYTES = 1 << 20
@@ -23,12 +23,8 @@ _MIN_AGE_S = 2.0
 
 
 def default_directory() -> Path:
-    """Returns `analysis` in `$SPANSWEEP_CACHE_DIR`, else in `$XDG_CACHE_HOME/spansweep` or `~/.cache/spansweep`."""
-    if chosen := os.environ.get("SPANSWEEP_CACHE_DIR"):
-        return Path(chosen) / "analysis"
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = base if base.is_absolute() else Path(os.path.expanduser("~/.cache"))  # a relative one is void by XDG's rules
-    return base / "spansweep" / "analysis"
+    """Returns where tables are kept: `analysis` in `qa_train.storage.cache_directory`."""
+    return cache_directory().expanduser() / "analysis"
 
 
 def cached_table(path: Path, read: Callable[[Path], pa.Table], min_bytes: int = _MIN_BYTES) -> pa.Table:

@@ -34,9 +34,9 @@ from filelock import FileLock
 
 from qa_train import tokenization
 from qa_train.data import Example
+from qa_train.storage import CACHE_DIR_VARIABLE, cache_directory
 from qa_train.tokenization import Features, encode
 
-CACHE_DIR_VARIABLE = "SPANSWEEP_CACHE_DIR"
 FORMAT_VERSION = 1
 """Of the entries' files; raise it with each change of their layout."""
 MAX_BYTES = 20_000_000_000
@@ -54,14 +54,6 @@ _SOURCE = Path(tokenization.__file__).read_bytes()
 
 _log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
-
-
-def default_directory() -> Path:
-    """Returns `$SPANSWEEP_CACHE_DIR`, else `$XDG_CACHE_HOME/spansweep`, else `~/.cache/spansweep`."""
-    if chosen := os.environ.get(CACHE_DIR_VARIABLE):
-        return Path(chosen)
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path("~/.cache")) / "spansweep"  # a relative one is void by XDG's rules
 
 
 def cached_encode(
@@ -82,7 +74,7 @@ def cached_encode(
         tokenizer: See `encode`.
         max_seq_length: See `encode`.
         doc_stride: See `encode`.
-        cache_dir: Where the entries are; `default_directory()` by default. `~` is expanded.
+        cache_dir: Where the entries are; `cache_directory()` by default. `~` is expanded.
         single_window: See `encode`.
 
     Returns:
@@ -91,7 +83,7 @@ def cached_encode(
     Raises:
         DataError: As `encode` does.
     """
-    chosen = Path(cache_dir or default_directory())
+    chosen = Path(cache_dir or cache_directory())
     window: dict[str, Any] = {
         "max_seq_length": int(max_seq_length),
         "doc_stride": int(doc_stride),

@@ -118,6 +118,17 @@ def read_json(path: Pathlike) -> Any:
         raise DataError(f"{path}: not usable JSON: nested too deeply") from error
 
 
+CACHE_DIR_VARIABLE = "SPANSWEEP_CACHE_DIR"
+
+
+def cache_directory() -> Path:
+    """Returns `$SPANSWEEP_CACHE_DIR`, else `$XDG_CACHE_HOME/spansweep`, else `~/.cache/spansweep` with its `~`."""
+    if chosen := os.environ.get(CACHE_DIR_VARIABLE):
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path("~/.cache")) / "spansweep"  # a relative one is void by XDG's rules
+
+
 def sha256_file(path: Pathlike) -> str:
     """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits.
 

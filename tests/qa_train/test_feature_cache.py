@@ -25,7 +25,8 @@ from qa_train import feature_cache
 from qa_train.batching import collate
 from qa_train.data import Answer, Example, read_squad
 from qa_train.errors import DataError
-from qa_train.feature_cache import cached_encode, default_directory, entry_key, prune
+from qa_train.feature_cache import cached_encode, entry_key, prune
+from qa_train.storage import cache_directory
 from qa_train.tokenization import Features, encode
 from tests.tiny_models import Kind, tiny_squad, tiny_tokenizer
 
@@ -434,12 +435,12 @@ def test_a_new_entry_drives_out_old_ones(
 def test_the_directory_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path / "chosen"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_directory() == tmp_path / "chosen"
+    assert cache_directory() == tmp_path / "chosen"
     monkeypatch.delenv("SPANSWEEP_CACHE_DIR")
-    assert default_directory() == tmp_path / "xdg" / "spansweep"
+    assert cache_directory() == tmp_path / "xdg" / "spansweep"
     for empty in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", empty)
-        assert default_directory() == Path("~/.cache/spansweep")
+        assert cache_directory() == Path("~/.cache/spansweep")
 
 
 def test_the_home_directory_is_used_and_created(
