@@ -8,11 +8,9 @@ With the schedule `trunk` there is one report for each budget, while the model i
 model, optimizer and scaler are put back to where the trunk was left. See `trunk` for the order of the work.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +20,23 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from qa_train.batching import Batch, collate, epoch_batches, padded_length, split_batch
+from qa_train.batching import epoch_batches
 from qa_train.checkpoint import checkpoint_path, copy_to_cpu, latest_checkpoint, load_checkpoint, save_checkpoint
-from qa_train.cost import CostMeter, FlopModel, measure_flop, peak_memory_bytes
+from qa_train.cost import CostMeter, peak_memory_bytes
 from qa_train.errors import CheckpointError, QAError
-from qa_train.evaluate import EvalSet, Evaluation, evaluate_model, qa_logits, span_loss
+from qa_train.evaluate import EvalSet, Evaluation, evaluate_model
 from qa_train.optim import build_optimizer, set_learning_rate
+from qa_train.passes import Passes
 from qa_train.precision import Precision
 from qa_train.recipe import Progress, Recipe, Report
 from qa_train.tokenization import Features, Ints
 from qa_train.trunk import leg_at, next_leg
-from qa_train.workers import largest, num_workers, rank
+from qa_train.workers import largest, rank
 
 __all__ = ["CHECKPOINT_EVERY_S", "Progress", "Recipe", "Report", "TrainingLoop"]
 
 CHECKPOINT_EVERY_S = 600.0
 _CHECK_LOSS_EVERY = 10
-_GPU_MULTIPLE = 8
-"""Windows are padded to a multiple of this on a GPU, whose matrix units work in such tiles."""
-_COMPILED_MULTIPLE = 64
-"""The same where each padded length is compiled once: 6 lengths up to 384, PyTorch's limit being 8."""
 _PROGRESS_EVERY_S = 1.0
 
 
@@ -119,8 +114,7 @@ class TrainingLoop:
         nn.Module.to(model, accelerator.device)
         optimizer = build_optimizer(self.model, recipe.learning_rate, recipe.weight_decay)
         self._prepared, self._optimizer = accelerator.prepare(self.model, optimizer)
-        self._compiled = torch.compile(self._prepared, dynamic=False) if compiled else None
-        self._pad_multiple = _COMPILED_MULTIPLE if compiled else _GPU_MULTIPLE if self._on_gpu else 1
+        self._passes = Passes(model, self._prepared, accelerator, recipe, pad_token_id, self.meter, compiled)
         if checkpoint := checkpoint_dir and latest_checkpoint(checkpoint_dir):
             self._resume(checkpoint)
 
@@ -172,7 +166,7 @@ class TrainingLoop:
 
     def evaluate(self, eval_set: EvalSet) -> Evaluation:
         """Scores the model as it is on a data set."""
-        flop = self._flop  # measured now: it needs gradients, which an evaluation turns off
+        flop = self._passes.flop  # measured now: it needs gradients, which an evaluation turns off
 
         def count(batch_size: int, seq_len: int) -> None:
             self.meter.flop += flop.count(batch_size, seq_len, training=False)
@@ -196,7 +190,7 @@ class TrainingLoop:
             if self._step == self._leg.branch:
                 self._leave_trunk()
             loss = self._train_step(batch)
-            self._count(batch)
+            self._passes.count(self.features, batch)
             self._epoch_loss += loss.double() * len(batch)
             self._taken += 1
             self._look_at(loss)
@@ -209,75 +203,20 @@ class TrainingLoop:
         """Takes one optimizer step on a global batch and returns its mean loss over all workers []."""
         recipe = self.recipe
         set_learning_rate(self._optimizer, recipe.learning_rate_at(self._step, self._leg, self._num_warmup))
-        loss = self._backward(indices)
+        loss = self._passes.backward(self.features, indices, self._step)
         if recipe.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self._prepared.parameters(), recipe.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss
 
-    def _backward(self, indices: Ints) -> Tensor:
-        """Adds the gradients of the mean loss over a global batch and returns that loss []."""
-        accelerator, pieces = self.accelerator, self._pieces(indices, rank())
-        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self._step, rank()]).generate_state(1)[0]))
-        total: Tensor = torch.zeros((), device=accelerator.device)
-        for number, piece in enumerate(pieces):
-            # Every worker must take every piece, or the others would wait for it for ever.
-            taken = piece if len(piece) else indices[:1]
-            batch = collate(self.features, taken, self.pad_token_id, accelerator.device, self._pad_multiple)
-            is_last = number == len(pieces) - 1
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(self._prepared):
-                loss = self._loss(batch) * (len(piece) > 0) / len(indices)
-                # Gradients are averaged over the workers, the loss is meant to be summed.
-                accelerator.backward(loss * num_workers())
-            total += loss.detach()
-        if num_workers() > 1:
-            torch.distributed.all_reduce(total)
-        return total
-
-    def _pieces(self, indices: Ints, worker: int) -> list[Ints]:
-        """Returns what a worker passes through the model, piece by piece, of a global batch."""
-        # A batch is sorted by length: taken in turn, the windows of all workers are alike long.
-        return split_batch(indices[worker :: num_workers()], self.recipe.gradient_accumulation_steps)
-
-    def _loss(self, batch: Batch) -> Tensor:
-        usual_size = -(-self.recipe.batch_size // (num_workers() * self.recipe.gradient_accumulation_steps))
-        compiled = self._compiled if len(batch) == usual_size else None
-        model: Any = self._prepared if compiled is None else compiled
-        return span_loss(*qa_logits(model, batch), batch)
-
-    @property
-    def _on_gpu(self) -> bool:
-        return bool(self.accelerator.device.type == "cuda")
-
-    def _count(self, indices: Ints) -> None:
-        """Adds the work of all workers on a global batch."""
-        self.meter.tokens += int(self.features.lengths[indices].sum())
-        for worker in range(num_workers()):
-            for piece in filter(len, self._pieces(indices, worker)):
-                seq_len = padded_length(self.features, piece, self._pad_multiple)
-                self.meter.flop += self._flop.count(len(piece), seq_len, training=True)
-
-    @cached_property
-    def _flop(self) -> FlopModel:
-        def loss_of(input_ids: Tensor) -> Tensor:
-            output = self.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
-            loss: Tensor = output.start_logits.float().sum() + output.end_logits.float().sum()
-            return loss
-
-        was_training = self.model.training
-        self.model.train()
-        try:
-            return measure_flop(self.model, loss_of)
-        finally:
-            self.model.train(was_training)
-
     def _try_longest_batch(self) -> None:
         """Passes the largest batch of the first epoch once through the model, so that memory fails early."""
-        _ = self._flop
+        _ = self._passes.flop
         batches = epoch_batches(self.features.lengths, self.recipe.batch_size, self.recipe.seed, 0)
         self._prepared.train()
-        self._backward(max(batches, key=lambda batch: len(batch) * int(self.features.lengths[batch].max())))
+        longest = max(batches, key=lambda batch: len(batch) * int(self.features.lengths[batch].max()))
+        self._passes.backward(self.features, longest, self._step)
         self._optimizer.zero_grad()
 
     def _look_at(self, loss: Tensor) -> None:

@@ -22,6 +22,7 @@ FLOORS = {
         resources questions training_windows evaluation_job download noise_files feature_cache model model_card
         batching postprocess recipe demo_data.build
         evaluate
+        passes
         loop
         training
         ray_trainer answering

@@ -244,7 +244,7 @@ def test_a_model_without_weights_is_explained_in_one_line(train: Callable[..., R
 def test_a_loss_that_is_no_number_is_explained_and_the_directory_given_back(
     train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qa_train.loop.span_loss", lambda start, end, batch: start.sum() * float("nan"))
+    monkeypatch.setattr("qa_train.passes.span_loss", lambda start, end, batch: start.sum() * float("nan"))
     assert_refused_in_one_line(train(), "the training loss is nan")
     assert not (tmp_path / "model").exists()
 

@@ -20,6 +20,7 @@ from qa_train.evaluate import EvalSet, qa_logits, span_loss
 from qa_train.loop import Recipe, Report, TrainingLoop
 from qa_train.model import load_model, load_tokenizer
 from qa_train.optim import schedule_factor
+from qa_train.passes import Passes
 from qa_train.tokenization import Features, encode
 from qa_train.training import build_accelerator
 
@@ -78,7 +79,7 @@ def operations_are_measured_once() -> Iterator[None]:
         return measured[0]
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("qa_train.loop.measure_flop", measure_once)
+        monkeypatch.setattr("qa_train.passes.measure_flop", measure_once)
         yield
 
 
@@ -260,13 +261,13 @@ def test_the_largest_batch_is_tried_before_the_first_step(
     build: Callable[..., TrainingLoop], sets: Sets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
-    original = TrainingLoop._loss
+    original = Passes.loss
 
-    def loss(loop: TrainingLoop, batch: Any) -> Tensor:
+    def loss(passes: Passes, batch: Any) -> Tensor:
         seen.append(tuple(batch.input_ids.shape))
-        return original(loop, batch)
+        return original(passes, batch)
 
-    monkeypatch.setattr(TrainingLoop, "_loss", loss)
+    monkeypatch.setattr(Passes, "loss", loss)
     next(build(dropout=False).reports())
     sizes = [size * length for size, length in seen]
     assert len(seen) == 1 + STEPS_PER_EPOCH

@@ -108,7 +108,7 @@ def operations_are_measured_once() -> Iterator[None]:
         return measured[0]
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("qa_train.loop.measure_flop", measure_once)
+        monkeypatch.setattr("qa_train.passes.measure_flop", measure_once)
         yield
 
 

@@ -22,6 +22,7 @@ from qa_train.evaluate import EvalSet, Evaluation, evaluate_model
 from qa_train.loop import Recipe, TrainingLoop
 from qa_train.model import load_model, load_tokenizer
 from qa_train.output import train_to_end
+from qa_train.passes import Passes
 from qa_train.tokenization import encode
 from qa_train.training import build_accelerator, start_training
 from qa_train.workers import add_up, from_first, largest, num_workers, rank
@@ -115,13 +116,13 @@ def finished_but_not_saved(run_dir: Path, directory: Path) -> list[dict[str, Any
 
 def spoiled(run_dir: Path) -> str:
     """Trains with a weight that is no number in the second worker alone; returns the mistake."""
-    original = TrainingLoop._loss
+    original = Passes.loss
 
-    def loss(loop: TrainingLoop, batch: Batch) -> Tensor:
-        return original(loop, batch) * (torch.nan if rank() == 1 else 1.0)
+    def loss(passes: Passes, batch: Batch) -> Tensor:
+        return original(passes, batch) * (torch.nan if rank() == 1 else 1.0)
 
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(QAError) as caught:
-        monkeypatch.setattr(TrainingLoop, "_loss", loss)
+        monkeypatch.setattr(Passes, "loss", loss)
         train(run_dir, RECIPES["plain"])
     return str(caught.value)
 
