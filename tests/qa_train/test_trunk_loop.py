@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,24 @@ from torch import Tensor
 from qa_train.batching import collate, epoch_batches
 from qa_train.checkpoint import checkpoint_path, latest_checkpoint
 from qa_train.config import OptimConfig
-from qa_train.cost import FlopModel, measure_flop
 from qa_train.errors import CheckpointError
 from qa_train.loop import Recipe, Report, TrainingLoop
 from qa_train.model import load_model
 from qa_train.training import build_accelerator
-from tests.qa_train.test_loop import CPU, Run, Sets, Stop, build_loop, read_sets, switch_dropout_off
+from tests.qa_train.test_loop import (
+    CPU,
+    Run,
+    Sets,
+    Stop,
+    build_loop,
+    one_thread,
+    operations_are_measured_once,
+    read_sets,
+    sets,
+    switch_dropout_off,
+)
+
+__all__ = ["one_thread", "operations_are_measured_once", "sets"]  # fixtures
 
 # Steps: an epoch 5, the warm-up 1. The trunk is left at 3, 6 and 9: the run takes 5, then 7 from 3, then 9 from 6.
 RECIPE = Recipe(
@@ -89,32 +101,6 @@ def told(report: Report) -> dict[str, Any]:
 
 def without_cost(report: Report) -> Report:
     return replace(report, cost={})
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operations_are_measured_once() -> Iterator[None]:
-    measured: list[FlopModel] = []
-
-    def measure_once(*args: Any) -> FlopModel:
-        measured.extend([] if measured else [measure_flop(*args)])
-        return measured[0]
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("qa_train.passes.measure_flop", measure_once)
-        yield
-
-
-@pytest.fixture(scope="module")
-def sets(tiny_run: Path) -> Sets:
-    return read_sets(tiny_run)
 
 
 @pytest.fixture(scope="module")
