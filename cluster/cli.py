@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cluster.jobs import ON_RAY_UP, TARGETS, recall
+from cluster.jobs import ON_RAY_UP, TARGETS, Job, recall
 from cluster.ray_up import fetch_command, head_command, run_ray
 from cluster.submit import Request, describe, follow, make_plan, render_rayjob, render_sbatch
 from cluster.submit import submit as hand_over
@@ -88,9 +88,8 @@ def attach(job_id: str) -> int:
     """
     job = recall(job_id)
     if job.target in ON_RAY_UP:
-        return run_ray(head_command(Path(job.place), job_id, "attach"))
-    _needs_server(job.target, job_id)
-    return follow(job, _say)
+        return _on_its_head(job, "attach")
+    return follow(_with_server(job), _say)
 
 
 @commands.command()
@@ -104,11 +103,10 @@ def status(job_id: str) -> int:
     """
     job = recall(job_id)
     if job.target in ON_RAY_UP:
-        return run_ray(head_command(Path(job.place), job_id, "status"))
-    _needs_server(job.target, job_id)
+        return _on_its_head(job, "status")
     from cluster.job_server import JobServer
 
-    print(f"{JobServer(job.place).status(job_id)}; results in {job.out}")
+    print(f"{JobServer(_with_server(job).place).status(job_id)}; results in {job.out}")
     return 0
 
 
@@ -123,11 +121,11 @@ def stop(job_id: str) -> int:
     """
     job = recall(job_id)
     if job.target in ON_RAY_UP:
-        return run_ray(head_command(Path(job.place), job_id, "stop"))
-    _needs_server(job.target, job_id)
+        return _on_its_head(job, "stop")
     from cluster.job_server import JobServer
 
-    print("stopped" if JobServer(job.place).stop(job_id) else "was not running", f"; results in {job.out}", sep="")
+    was_running = JobServer(_with_server(job).place).stop(job_id)
+    print("stopped" if was_running else "was not running", f"; results in {job.out}", sep="")
     return 0
 
 
@@ -156,12 +154,18 @@ def fetch(job_id: str, to: str | None) -> int:
     return result
 
 
-def _needs_server(target: str, job_id: str) -> None:
-    """Refuses what another system's own commands do.
+def _on_its_head(job: Job, verb: str) -> int:
+    """Runs one of these commands where a cluster of `ray up` has its job server; returns its exit status."""
+    return run_ray(head_command(Path(job.place), job.id, verb))
+
+
+def _with_server(job: Job) -> Job:
+    """Returns a job whose server can be asked from here.
 
     Raises:
-        QAError: If the job has no job server of its own that could be asked.
+        QAError: If another system's own commands look after it.
     """
-    own = {"kuberay": f"kubectl get rayjob {job_id}; kubectl logs -f job/{job_id}", "slurm": "squeue --me; scancel JOB"}
-    if target in own:
-        raise QAError(f"{job_id}: {target} jobs are looked after by {own[target]}")
+    own = {"kuberay": f"kubectl get rayjob {job.id}; kubectl logs -f job/{job.id}", "slurm": "squeue --me; scancel JOB"}
+    if job.target in own:
+        raise QAError(f"{job.id}: {job.target} jobs are looked after by {own[job.target]}")
+    return job
