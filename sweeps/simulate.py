@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeps.config import StopConfig, SweepConfig
+from sweeps.config import SweepConfig
 from sweeps.curves import Curve
 from sweeps.journal import Journal
-from sweeps.pricing import usd
 from sweeps.recorder import Recorder
 from sweeps.records import Value
 from sweeps.search import SEED, TRIAL_ID, VALUES, StudySearcher
 from sweeps.space import Scalar
-from sweeps.stopping import Stopping
+from sweeps.stopping import Stopping, limit_reached
 
 CurveOf = Callable[[Mapping[str, Scalar], int], Curve]
 """Returns how a configuration trains, given the values searched and its `num_epochs`."""
@@ -108,7 +107,7 @@ class Simulation:
                 pass
             if not self.report():
                 break
-            self.reached = _limit_reached(self.config, self.recorder.device_s, self.now_s, self.devices.kind)
+            self.reached = limit_reached(self.config, self.devices.kind, self.recorder.device_s, self.now_s)
         self.recorder.close()
 
     def start(self) -> bool:
@@ -167,17 +166,6 @@ class Simulation:
             "device": self.devices.kind,
             "launcher": "simulated",
         }
-
-
-def _limit_reached(config: SweepConfig, device_s: float, now_s: float, device: str) -> str | None:
-    """Returns the limit of `stop` that is reached."""
-    stop: StopConfig = config.stop
-    reached = {
-        "max_device_hours": (device_s / 3600, stop.max_device_hours),
-        "max_usd": (usd(device_s, device, config.prices) or 0.0, stop.max_usd),
-        "max_wall_s": (now_s, stop.max_wall_s),
-    }
-    return next((name for name, (value, limit) in reached.items() if limit and value >= limit), None)
 
 
 @dataclass(frozen=True)

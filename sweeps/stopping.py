@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sweeps.config import StopConfig, SweepConfig
+from sweeps.pricing import usd
 from sweeps.records import Row, Value
 from sweeps.space import Choice, Dimension, IntRange
 
@@ -187,3 +188,21 @@ def small_groups(config: SweepConfig) -> dict[int, float]:
         for num_epochs, size in group_sizes(config).items()
         if size < SMALL_GROUP and rung_epochs(config.stop.rungs, num_epochs)
     }
+
+
+def limit_reached(config: SweepConfig, device: str, device_s: float, wall_s: float) -> str | None:
+    """Returns the name of the limit of `stop` that a whole sweep has reached; None if there is none.
+
+    Args:
+        config: Of the sweep.
+        device: Kind of device that trials hold.
+        device_s: Seconds x devices of all trials together.
+        wall_s: Seconds since the sweep was started or gone on with.
+    """
+    reached = {
+        "max_device_hours": device_s / 3600,
+        "max_usd": usd(device_s, device, config.prices) or 0.0,
+        "max_wall_s": wall_s,
+    }
+    limits = {name: getattr(config.stop, name) for name in reached}
+    return next((name for name, limit in limits.items() if limit and reached[name] >= limit), None)

@@ -13,10 +13,9 @@ from ray.tune.schedulers import FIFOScheduler
 from qa_train.errors import QAError
 from sweeps.config import SweepConfig
 from sweeps.mirror import StudyMirror
-from sweeps.pricing import usd
 from sweeps.recorder import Recorder
 from sweeps.search import SEED, TRIAL_ID, VALUES
-from sweeps.stopping import Stopping
+from sweeps.stopping import Stopping, limit_reached
 
 
 class _Unsaved:
@@ -99,8 +98,8 @@ class Limits(_Unsaved, tune.Stopper):
     def __init__(self, config: SweepConfig, recorder: Recorder, device: str) -> None:
         """Starts the clock of `max_wall_s`."""
         self._reached: str | None = None
-        self._device, self._prices = device, config.prices
-        self._stop, self._recorder, self._started = config.stop, recorder, time.monotonic()
+        self._config, self._device = config, device
+        self._recorder, self._started = recorder, time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Stops no single trial."""
@@ -114,13 +113,8 @@ class Limits(_Unsaved, tune.Stopper):
     def stop_all(self) -> bool:
         """Returns whether a limit is reached, and says so once."""
         if self._reached is None:
-            reached = {
-                "max_device_hours": self._recorder.device_s / 3600,
-                "max_usd": usd(self._recorder.device_s, self._device, self._prices) or 0.0,
-                "max_wall_s": time.monotonic() - self._started,
-            }
-            limits = {name: getattr(self._stop, name) for name in reached}
-            self._reached = next((name for name, limit in limits.items() if limit and reached[name] >= limit), None)
+            wall_s = time.monotonic() - self._started
+            self._reached = limit_reached(self._config, self._device, self._recorder.device_s, wall_s)
             if self._reached:
                 self._recorder.say(f"stop.{self._reached} is reached: the sweep ends, running trials are interrupted")
         return self._reached is not None
