@@ -20,6 +20,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from qa_train.errors import DataError, QAError
+from qa_train.openmp import sleeping_threads
 
 __all__ = ["RayTrainRun", "WorkerError", "ray_session", "resources", "tell"]
 
@@ -99,7 +100,7 @@ class RayTrainRun:
                     # that do not come up; it would try for ever.
                     failure_config=FailureConfig(max_failures=0, controller_failure_limit=max_failures),  # type: ignore[call-arg]
                     logging_config=LoggingConfig(log_level="ERROR"),
-                    worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cpus_per_worker)}},
+                    worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cpus_per_worker), **sleeping_threads()}},
                 ),
             )
 

@@ -2,7 +2,11 @@
 
 import sys
 
-from sweeps.cli import main
+from qa_train.openmp import let_threads_sleep
+
+let_threads_sleep()  # before anything imports PyTorch
+
+from sweeps.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -24,6 +24,7 @@ from qa_train.config import TrainConfig
 from qa_train.cost import CostMeter
 from qa_train.errors import DataError, QAError
 from qa_train.loop import Report
+from qa_train.openmp import let_threads_sleep
 from qa_train.resources import limit_threads
 from qa_train.storage import write_json
 from qa_train.training import Training, start_training
@@ -239,6 +240,7 @@ class TrialProcess:
             target: Its body, a function of a module.
         """
         self._job = job
+        let_threads_sleep()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "sweeps.preload"])
         self._connection, theirs = context.Pipe(duplex=False)

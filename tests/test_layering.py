@@ -14,7 +14,7 @@ PACKAGES = [name for name in ("qa_train", "sweeps", "analysis", "cluster") if (R
 # From the ground up, one floor a line: a file imports only from floors below its own, so there is no cycle.
 FLOORS = {
     "qa_train": """
-        errors watchdog trunk
+        errors watchdog trunk openmp
         metrics cost storage intervals workers display score_table ray_session
         config_schema data sound_alikes
         config_io alignment cloze attainable text_scores question_scores confusions

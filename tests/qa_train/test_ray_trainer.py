@@ -94,7 +94,7 @@ def test_what_the_trainer_is_asked_for(trainer: type[PaperTrainer], tmp_path: Pa
     assert made["scaling_config"] == scaling(2, 3, use_gpu=False)
     assert made["torch_config"].backend == "gloo"
     run_config = made["run_config"]
-    assert run_config.worker_runtime_env == {"env_vars": {"OMP_NUM_THREADS": "3"}}
+    assert run_config.worker_runtime_env == {"env_vars": {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "0"}}
     assert Path(run_config.storage_path).parent == tmp_path
     # Reports to Tune go through our own file: Ray's callback for it can lose the last one and then waits for ever.
     assert not run_config.callbacks
