@@ -25,6 +25,7 @@ __all__ = [
     "DATA_DIR_VARIABLE",
     "DEFAULT_DATA_DIR",
     "USED_BY_SCHEDULES",
+    "WINDOW_ARGUMENTS",
     "AugmentConfig",
     "DataConfig",
     "ModelConfig",
@@ -98,6 +99,10 @@ class DataConfig(Config):
         return self
 
 
+WINDOW_ARGUMENTS = ("max_seq_length", "doc_stride", "single_window")
+"""Keys of `model` that decide how a context is cut into windows."""
+
+
 class ModelConfig(Config):
     """The pretrained model and how a long context is cut into windows."""
 
@@ -105,6 +110,14 @@ class ModelConfig(Config):
     max_seq_length: int = Field(default=384, ge=16, le=8192, description="tokens in a window, question included")
     doc_stride: int = Field(default=128, ge=0, le=4096, description="tokens two windows share, at most half a window")
     single_window: bool = Field(default=False, description="first window of a context only, as in the study")
+    attention_dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="null keeps the model's own; 0 trains faster on a CPU"
+    )
+
+    @property
+    def window_arguments(self) -> dict[str, Any]:
+        """How `tokenization.encode` shall cut contexts: its arguments of the same names."""
+        return self.model_dump(include=set(WINDOW_ARGUMENTS))
 
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:

@@ -44,7 +44,7 @@ class Ensemble:
         Raises:
             DataError: If a context has no token.
         """
-        return encode(examples, self.tokenizer, **self.members[0].windows.model_dump(exclude={"name"}))
+        return encode(examples, self.tokenizer, **self.members[0].windows.window_arguments)
 
     def answers(
         self, examples: Sequence[Example], n_best: int = 1, max_answer_length: int = MAX_ANSWER_LENGTH
@@ -110,8 +110,7 @@ def _definition(member: Member) -> str:
 
 
 def _windows(member: Member) -> str:
-    values = member.windows.model_dump(exclude={"name"})
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    return ", ".join(f"{name} {value}" for name, value in member.windows.window_arguments.items())
 
 
 def fit_weights(ensemble: Ensemble, dev: str | Path) -> Ensemble:

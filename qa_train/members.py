@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qa_train.answering import DTYPES, Member
-from qa_train.config import ModelConfig, build_config
+from qa_train.config import WINDOW_ARGUMENTS, ModelConfig, build_config
 from qa_train.errors import CheckpointError, ConfigError
 from qa_train.model import load_model, load_tokenizer
 from qa_train.precision import Precision, resolve_precision
@@ -79,7 +79,7 @@ def _saved_windows(directory: Path) -> dict[str, Any]:
         return {}
     record = read_json(path)
     try:
-        return {name: record["config"]["model"][name] for name in ("max_seq_length", "doc_stride", "single_window")}
+        return {name: record["config"]["model"][name] for name in WINDOW_ARGUMENTS}
     except (KeyError, TypeError):
         raise CheckpointError(
             f"{path}: expected config.model.max_seq_length, doc_stride and single_window, as `train` writes them, "

@@ -50,10 +50,14 @@ _DOWNLOADED = [
     "special_tokens_map.json",
     "added_tokens.json",
 ]
+_ATTENTION_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob")
+"""What DistilBERT, and what BERT and its relatives call it."""
 _OTHER_CHOICES = f"set model.name: {OFFLINE_MINILM}, which needs no network, or the path of a local directory"
 
 
-def load_model(name: str, seed: int = 0, *, require_head: bool = False) -> PreTrainedModel:
+def load_model(
+    name: str, seed: int = 0, *, require_head: bool = False, attention_dropout: float | None = None
+) -> PreTrainedModel:
     """Opens a model for question answering, on the CPU, in float32 and in evaluation mode.
 
     Args:
@@ -62,6 +66,8 @@ def load_model(name: str, seed: int = 0, *, require_head: bool = False) -> PreTr
         seed: Decides alone, with the model's width, the weights of a head that the model does not have yet. PyTorch's
             random state stays as it is.
         require_head: Whether to refuse a model that has no question-answering head yet.
+        attention_dropout: Share [0, 1) of the attention weights dropped in training; None: as the model's config.json
+            says. At 0 PyTorch computes attention in one fused operation on a CPU too.
 
     Returns:
         What `AutoModelForQuestionAnswering` gives. Every weight that was saved is kept, a head's included.
@@ -70,17 +76,32 @@ def load_model(name: str, seed: int = 0, *, require_head: bool = False) -> PreTr
         CheckpointError: If there is no such directory or model; no hub answers within `HUB_TIMEOUT_S`; config.json or
             model.safetensors is missing (pickled weights are never opened) or unusable; the model has no
             question-answering form, or needs code of its own; weights of the
-            encoder are missing, or any are of another size; or the head is missing and required.
+            encoder are missing, or any are of another size; the head is missing and required; or its kind has no
+            attention dropout to set.
     """
     if name == OFFLINE_MINILM:
         config, weights = offline_weights()
+        _set_attention_dropout(name, config, attention_dropout)
         return _open(name, config, seed, require_head, state_dict=weights)
     directory = _directory(name)
     _require(directory, _CONFIG)
     _require(directory, _WEIGHTS)
     with _explained(directory, "config.json"):
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    _set_attention_dropout(name, config, attention_dropout)
     return _open(str(directory), config, seed, require_head, pretrained_model_name_or_path=directory)
+
+
+def _set_attention_dropout(name: str, config: PreTrainedConfig, share: float | None) -> None:
+    if share is None:
+        return
+    known = [key for key in _ATTENTION_DROPOUT if hasattr(config, key)]
+    if not known:
+        raise CheckpointError(
+            f"{name}: a model of type {config.model_type!r} has no attention dropout that could be set to {share:g}; "
+            "leave out model.attention_dropout"
+        )
+    setattr(config, known[0], share)
 
 
 def _open(place: str, config: PreTrainedConfig, seed: int, require_head: bool, **source: Any) -> PreTrainedModel:

@@ -45,12 +45,7 @@ def eval_set(
     name: str, examples: tuple[Example, ...], tokenizer: PreTrainedTokenizerFast, config: TrainConfig
 ) -> EvalSet:
     """Tokenises a set of questions for evaluation."""
-    return EvalSet(name, examples, cached_encode(examples, tokenizer, **window_arguments(config)))
-
-
-def window_arguments(config: TrainConfig) -> dict[str, Any]:
-    """Returns how `encode` shall cut contexts into windows."""
-    return config.model.model_dump(exclude={"name"})
+    return EvalSet(name, examples, cached_encode(examples, tokenizer, **config.model.window_arguments))
 
 
 @dataclass(eq=False)
@@ -183,7 +178,7 @@ def start_training(
         use_gpu = resolve_use_gpu(config)
         questions = read_questions(config)
         tokenizer = load_tokenizer(config.model.name)
-        model = load_model(config.model.name, config.seed)
+        model = load_model(config.model.name, config.seed, attention_dropout=config.model.attention_dropout)
         check_window(model, config.model)
         windows = _training_windows(questions, tokenizer, config)
         dev = eval_set("dev", questions.dev, tokenizer, config)
@@ -213,7 +208,7 @@ def _training_windows(questions: Questions, tokenizer: PreTrainedTokenizerFast, 
         [questions.train, *questions.extra.values()],
         [1.0, *extra_weights],
         lambda examples, cached: (cached_encode if cached else encode)(
-            examples, tokenizer, **window_arguments(config)
+            examples, tokenizer, **config.model.window_arguments
         ).labelled(),
         config.seed,
         _noise(questions, config),

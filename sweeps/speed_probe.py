@@ -10,7 +10,7 @@ from qa_train.cost import CostMeter
 from qa_train.evaluate import BATCH_SIZE, EvalSet
 from qa_train.resources import limit_threads
 from qa_train.tokenization import Features, Ints, encode
-from qa_train.training import Training, device_name, start_training, window_arguments
+from qa_train.training import Training, device_name, start_training
 from sweeps.placement import Placement
 from sweeps.speed import Measured
 
@@ -85,7 +85,7 @@ def _time_evaluation(training: Training, clock: Clock) -> tuple[int, float]:
     dev = training.loop.dev
     # Evenly spread, for the questions of an article stand together.
     examples = dev.examples[:: -(-len(dev.examples) // _DEV_QUESTIONS)]
-    sample = EvalSet("sample", examples, encode(examples, training.tokenizer, **window_arguments(training.config)))
+    sample = EvalSet("sample", examples, encode(examples, training.tokenizer, **training.config.model.window_arguments))
     seconds = []
     for _ in range(2):  # the first time, a device may have to warm up
         begin = clock()

@@ -61,7 +61,8 @@ GOOD = "data: {train: train.json}\n"
 def test_the_defaults_are_the_documented_ones(config: TrainConfig) -> None:
     documented = """
         data: {train: train.json, dev: null, dev_fraction: 0.1, test: {}, extra_train: {}, extra_weights: {}}
-        model: {name: distilbert-base-uncased, max_seq_length: 384, doc_stride: 128, single_window: false}
+        model: {name: distilbert-base-uncased, max_seq_length: 384, doc_stride: 128, single_window: false,
+                attention_dropout: null}
         optim: {learning_rate: 3.0e-5, schedule: linear, warmup_ratio: 0.06, warmup_epochs: 0.1, cooldown: 0.2,
                 cooldown_shape: 1-sqrt, weight_decay: 0.01, batch_size: 16, max_grad_norm: 1.0}
         augment: {recognition_noise: 0.0, confusions: null}

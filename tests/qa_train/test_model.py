@@ -18,12 +18,14 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertModel,
+    FNetConfig,
     PreTrainedModel,
 )
 
@@ -82,6 +84,26 @@ def test_every_weight_of_a_saved_model_is_kept(kind: Kind, tmp_path: Path) -> No
     assert same_weights(loaded, AutoModelForQuestionAnswering.from_pretrained(tmp_path))
     assert not loaded.training
     assert loaded.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_dropout_is_the_models_own_unless_given(kind: Kind, tmp_path: Path) -> None:
+    tiny_model_dir(tmp_path, kind)
+
+    def applied(share: float | None) -> set[float]:
+        modules = load_model(str(tmp_path), attention_dropout=share).named_modules()
+        attention = [module for name, module in modules if name.endswith(("attention", "attention.self"))]
+        return {part.p for module in attention for part in module.children() if isinstance(part, nn.Dropout)}
+
+    assert applied(None) == {0.1}
+    assert applied(0.0) == {0.0}
+    assert applied(0.3) == {0.3}
+
+
+def test_a_kind_without_attention_dropout_is_not_given_one(directory: Path) -> None:
+    FNetConfig().save_pretrained(directory)
+    with pytest.raises(CheckpointError, match=r"'fnet' has no attention dropout .* leave out model\.attention_dropout"):
+        load_model(str(directory), attention_dropout=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
