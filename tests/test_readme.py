@@ -96,7 +96,7 @@ def workspace(tmp_path: Path) -> Path:
 
 def run(command: list[str], workspace: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(
         command,
@@ -111,6 +111,7 @@ def run(command: list[str], workspace: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("heading", list(runnable_sections()))
 def test_a_section_does_what_it_says(heading: str, workspace: Path) -> None:
     ran = 0

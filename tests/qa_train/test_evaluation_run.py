@@ -293,7 +293,7 @@ def test_contexts_may_be_long_and_questions_blank_but_contexts_not(run: Callable
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_workers_give_the_scores_and_answers_of_one(room: Path, tmp_path: Path) -> None:
     models = ["--model", "good", "--model", "random"]
     options = ["--precision", "fp32", "--fit-weights", "dev.json", "--n-best", "2", "--json", "--data", "big.json"]

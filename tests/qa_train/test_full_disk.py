@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_from_the_start_is_named(disk: Disk, room: Path) -> 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_workers_on_a_full_disk_end_at_once_and_go_on_when_there_is_space(disk: Disk, room: Path) -> None:
     directory = disk.path / "model"
     workers = ["scale.num_workers=2", "scale.launcher=ray_train"]
@@ -210,7 +210,7 @@ def test_two_workers_on_a_full_disk_end_at_once_and_go_on_when_there_is_space(di
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_trial_that_finds_no_space_is_recorded_as_failed(disk: Disk, room: Path) -> None:
     arguments = ["-m", "sweeps", "run", "sweep.yaml", "--out", str(disk.path / "sweep")]
     with running(room, "trial", *arguments) as command:
@@ -225,7 +225,7 @@ def test_a_trial_that_finds_no_space_is_recorded_as_failed(disk: Disk, room: Pat
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_sweep_on_a_full_disk_ends_and_its_records_stay_readable(disk: Disk, room: Path, num_workers: int) -> None:
     disk.resize(ENOUGH)

@@ -305,7 +305,7 @@ def worker_killed(room: Path) -> Command:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_goes_on_by_itself_after_a_killed_worker_and_ends_with_the_same_model(
     worker_killed: Command, undisturbed: str, room: Path
 ) -> None:
@@ -318,7 +318,7 @@ def test_a_run_goes_on_by_itself_after_a_killed_worker_and_ends_with_the_same_mo
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_over_two_workers_says_only_what_it_should(worker_killed: Command, room: Path) -> None:
     lines = worker_killed.out.splitlines()
     assert [line.partition(":")[0] for line in lines[:-1]] == ["dev", "test.other"]
@@ -326,7 +326,7 @@ def test_a_run_over_two_workers_says_only_what_it_should(worker_killed: Command,
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_its_model_opens_and_its_record_names_the_workers(worker_killed: Command, room: Path) -> None:
     directory = room / "worker killed"
     model = AutoModelForQuestionAnswering.from_pretrained(directory)
@@ -374,7 +374,7 @@ def test_a_run_that_was_interrupted_and_killed_goes_on_and_ends_with_the_same_mo
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_workers_and_one_train_the_same_model_where_there_is_no_dropout(room: Path) -> None:
     overrides = ["model.name=./without dropout", "num_epochs=2"]
     with training(room, "two", *overrides) as command:
@@ -401,7 +401,7 @@ def test_two_workers_and_one_train_the_same_model_where_there_is_no_dropout(room
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_mistake_that_shows_in_a_worker_ends_the_run_at_once_in_one_line(room: Path) -> None:
     model = AutoModelForQuestionAnswering.from_pretrained(room / "model")
     with torch.no_grad():
@@ -444,7 +444,7 @@ def crash(arguments: dict[str, Any]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_keeps_failing_in_workers_ends_after_so_many_restarts(room: Path) -> None:
     (room / "crashing").mkdir()
     root = str(Path(__file__).parents[2])

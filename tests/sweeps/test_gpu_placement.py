@@ -186,7 +186,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Seen]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_four_trials_at_once_see_one_gpu_each_and_each_another(seen: dict[str, Seen]) -> None:
     devices = [found["visible"] for found in seen["one"].values()]
     assert sorted(devices) == ["0", "1", "2", "3"]
@@ -195,7 +195,7 @@ def test_four_trials_at_once_see_one_gpu_each_and_each_another(seen: dict[str, S
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_trials_at_once_have_two_workers_with_a_gpu_of_their_own_each(seen: dict[str, Seen]) -> None:
     assert {*seen["two"]} == {f"trial{trial}-worker{rank}" for trial in range(2) for rank in range(2)}
     held = [str(gpu) for found in seen["two"].values() for gpu in found["gpus"]]

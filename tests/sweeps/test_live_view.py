@@ -350,7 +350,7 @@ print(result.num_completed, "trials completed")
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_sweep_in_a_terminal_leaves_a_line_for_each_event(tmp_path: Path) -> None:
     with in_a_terminal(SWEEP, tmp_path, str(tmp_path / "sweep")) as terminal:
         assert terminal.end() == 0, terminal.read()

@@ -30,7 +30,7 @@ from sweeps.space import Space, parse_space
 from tests import commands
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 SWEEP = {
     "name": "tiny",

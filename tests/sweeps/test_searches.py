@@ -9,7 +9,7 @@ from sweeps.records import Row
 from tests.sweeps.shared_ray import finish, ray_env
 
 __all__ = ["ray_env"]
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def ends(rows: list[Row]) -> dict[str, Row]:

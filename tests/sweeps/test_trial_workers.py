@@ -296,7 +296,7 @@ def sweep(room: Path) -> Command:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_sweep_of_trials_of_two_workers_on_two_cores_ends(sweep: Command, room: Path) -> None:
     assert sweep.out.splitlines()[0] == "1 trials completed, 1 failed"
     assert sweep.status == 1
@@ -311,7 +311,7 @@ def test_a_sweep_of_trials_of_two_workers_on_two_cores_ends(sweep: Command, room
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_mistake_in_a_worker_fails_its_trial_without_restarts(sweep: Command, room: Path) -> None:
     [row] = [row for row in read_records(room / "sweep") if row["trial_id"] == "00001"]
     assert (row["status"], row["error.type"]) == ("failed", "QAError")
@@ -322,7 +322,7 @@ def test_a_mistake_in_a_worker_fails_its_trial_without_restarts(sweep: Command, 
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_ray_train_leaves_nothing_in_a_trials_directory(sweep: Command, room: Path) -> None:
     for trial_id in ("00000", "00001"):
         names = {path.name for path in (room / "sweep" / "trials" / trial_id).iterdir()}
@@ -331,7 +331,7 @@ def test_ray_train_leaves_nothing_in_a_trials_directory(sweep: Command, room: Pa
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_trial_goes_on_after_a_killed_worker_and_is_recorded_as_if_nothing_had_been(room: Path) -> None:
     with sweeping(room, "worker killed", "train.num_epochs=8", "search.num_trials=1") as command:
         command.wait_for(lambda: len(read_records(room / "worker killed")) >= 2)
@@ -351,7 +351,7 @@ def test_a_trial_goes_on_after_a_killed_worker_and_is_recorded_as_if_nothing_had
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_sweep_that_reaches_its_time_limit_ends_its_workers(room: Path) -> None:
     with sweeping(room, "limited", "train.num_epochs=1000", "stop.max_wall_s=45") as command:
         command.wait_for(lambda: read_records(room / "limited"))
@@ -427,7 +427,7 @@ def stop_each_trial_after_its_first_epoch() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_cores_of_a_trial_that_tune_stops_are_free_again_also_beside_another_ray(room: Path) -> None:
     root = str(Path(__file__).parents[2])
     code = f"from {__name__} import {stop_each_trial_after_its_first_epoch.__name__} as stop; stop()"
