@@ -22,8 +22,10 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from qa_train.errors import DataError, QAError
 from qa_train.openmp import sleeping_threads
 
-__all__ = ["RayTrainRun", "WorkerError", "ray_session", "resources", "tell"]
+__all__ = ["NUM_RESTARTS", "RayTrainRun", "WorkerError", "ray_session", "resources", "tell"]
 
+NUM_RESTARTS = "num_restarts"
+"""Among the arguments of the function: how often the workers of this run were started again."""
 _EVENTS, _STORAGE = "events.jsonl", ".ray_train"
 _POLL_S = 0.1
 
@@ -72,7 +74,7 @@ class RayTrainRun:
         Args:
             function: A function of a module, called in each worker with `arguments`; goes on from its own checkpoint
                 when it is called again.
-            arguments: Plain values.
+            arguments: Plain values; `NUM_RESTARTS` is added.
             directory: The run's own, on storage that all nodes see.
             num_workers: Processes.
             cpus_per_worker: CPU cores that each of them is given.
@@ -90,7 +92,7 @@ class RayTrainRun:
         def trainer() -> TorchTrainer:
             return TorchTrainer(
                 function,
-                train_loop_config=arguments,
+                train_loop_config={**arguments, NUM_RESTARTS: self.num_restarts},
                 scaling_config=scaling(num_workers, cpus_per_worker, use_gpu),
                 torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
                 run_config=RunConfig(  # type: ignore[call-arg]  # its stub is that of Train V1

@@ -1,19 +1,19 @@
 """One trial of several workers, under Ray Train."""
 
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from qa_train.checkpoint import latest_checkpoint
 from qa_train.config import TrainConfig, build_config
 from qa_train.errors import QAError
-from qa_train.ray_trainer import RayTrainRun, tell
+from qa_train.ray_trainer import NUM_RESTARTS, RayTrainRun, tell
 from qa_train.resources import limit_threads
 from qa_train.workers import rank
-from sweeps.trial import CHECKPOINTS, LOG, Message, TrialJob, append_report, failure, messages, reported_epochs
+from sweeps.trial import LOG, Message, TrialJob, append_report, failure, messages, reported_epochs
 from sweeps.trial_store import TrialStore
 
 
@@ -65,12 +65,13 @@ class TrialWorkers:
 
 def trial_worker(arguments: dict[str, Any]) -> None:
     """Trains as one of the workers; what Ray Train calls in each."""
+    num_restarts = arguments.pop(NUM_RESTARTS)
     config, directory = build_config(TrainConfig, arguments["config"], "sweep"), Path(arguments["directory"])
     TrialStore.of(arguments["sweep"], arguments["trial_id"]).pull()  # onto this node
-    # Workers that were started again take over the cost up to the checkpoint; what was lost since counts as starting.
-    checkpoint = latest_checkpoint(directory / CHECKPOINTS)
-    created = checkpoint.stat().st_mtime if checkpoint else arguments["created"]
-    job = TrialJob(**{**arguments, "config": config, "directory": directory, "created": created})
+    job = TrialJob(**{**arguments, "config": config, "directory": directory})
+    if num_restarts:  # what this attempt took so far is lost, but for what is in its checkpoint
+        now = time.time()
+        job = replace(job, created=now, earlier_s=job.earlier_s + now - job.created)
     limit_threads(job.num_threads)
     known = reported_epochs(job.directory)
     for message in messages(job):

@@ -90,7 +90,7 @@ def test_what_the_trainer_is_asked_for(trainer: type[PaperTrainer], tmp_path: Pa
     assert list(start(tmp_path).events()) == []
     [made] = trainer.made
     assert made["function"] is print
-    assert made["train_loop_config"] == {"a": 1}
+    assert made["train_loop_config"] == {"a": 1, "num_restarts": 0}
     assert made["scaling_config"] == scaling(2, 3, use_gpu=False)
     assert made["torch_config"].backend == "gloo"
     run_config = made["run_config"]

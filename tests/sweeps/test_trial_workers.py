@@ -136,9 +136,9 @@ def test_workers_that_end_without_a_last_report_are_a_failure(paper_run: type[Pa
     assert (last["status"], last["error.message"]) == ("failed", "the workers ended before their last report")
 
 
-@pytest.mark.parametrize("restarted", [False, True])
-def test_time_that_a_restart_lost_is_counted_once(
-    restarted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_restarts", [0, 2])
+def test_what_an_attempt_took_before_its_workers_were_started_again_counts_as_lost_but_for_its_checkpoint(
+    num_restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[TrialJob] = []
 
@@ -148,15 +148,14 @@ def test_time_that_a_restart_lost_is_counted_once(
 
     monkeypatch.setattr(trial_workers, "messages", no_messages)
     monkeypatch.setattr(trial_workers, "limit_threads", lambda count: None)
-    asked = job(tmp_path)
-    saved = time.time() - 30
-    if restarted:
-        checkpoint = tmp_path / "checkpoints" / "checkpoint-00000007"
-        checkpoint.mkdir(parents=True)
-        os.utime(checkpoint, (saved, saved))
-    trial_worker(dataclasses.asdict(asked) | {"config": asked.config.model_dump(), "directory": str(tmp_path)})
-    assert jobs[0].created == pytest.approx(saved if restarted else asked.created, abs=1e-3)
-    assert dataclasses.replace(jobs[0], created=asked.created) == asked
+    now = time.time()
+    asked = dataclasses.replace(job(tmp_path), created=now - 30, earlier_s=100.0)
+    plain = {"config": asked.config.model_dump(), "directory": str(tmp_path), "num_restarts": num_restarts}
+    trial_worker(dataclasses.asdict(asked) | plain)
+    [told] = jobs
+    assert told.created == pytest.approx(now if num_restarts else now - 30, abs=5)
+    assert told.earlier_s == pytest.approx(130 if num_restarts else 100, abs=5)
+    assert dataclasses.replace(told, created=asked.created, earlier_s=100.0) == asked
 
 
 # Without Ray: the five hangs. What two of them come to is seen with a real Ray below.
@@ -345,6 +344,7 @@ def test_a_trial_goes_on_after_a_killed_worker_and_is_recorded_as_if_nothing_had
     assert tokens == [tokens[0] * epoch for epoch in range(1, 9)]
     for row in rows:
         assert_costs_add_up(row)
+    assert number(rows[0]["cost.lost_s"]) == 0 < number(rows[-1]["cost.lost_s"])
     log = (room / "worker killed" / "trials" / "00000" / "log.txt").read_text()
     assert re.fullmatch(r"worker [01] died: .*; started again, 1 of at most 3 times\n", log)
 
