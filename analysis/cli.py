@@ -140,6 +140,7 @@ def table(directories: tuple[str, ...], kind: str, form: str, out: str | None) -
 @commands.command()
 @click.argument("directories", nargs=-1, metavar="[DIR...]")
 @click.option("--trials", nargs=2, metavar="A B", help="Two models: TRIAL, TRIAL@EPOCHS or SWEEP/TRIAL.")
+@click.option("--all-seeds", is_flag=True, help="With --trials: each question's mean over the seeds of A, and of B.")
 @click.option("--scores", nargs=2, metavar="A.parquet B.parquet", help="Two files of question scores, in place of DIR.")
 @click.option("--set", "data_set", default="dev", show_default=True, metavar="SET", help="dev, or test.<name>.")
 @click.option("--data", metavar="F.json", help="With --scores: the data file, for the questions' texts.")
@@ -148,6 +149,7 @@ def table(directories: tuple[str, ...], kind: str, form: str, out: str | None) -
 def compare(
     directories: tuple[str, ...],
     trials: tuple[str, str] | None,
+    all_seeds: bool,
     scores: tuple[str, str] | None,
     data_set: str,
     data: str | None,
@@ -158,17 +160,22 @@ def compare(
 
     \b
     Examples:
-      python -m analysis compare runs/first --trials 00002 00005
+      python -m analysis compare runs/first --trials 00002 00005 --all-seeds
       python -m analysis compare runs/first runs/second --questions differences.csv
       python -m analysis compare --scores a/scores_dev_3.parquet b/scores_dev_3.parquet
     """
     if bool(directories) == bool(scores) or (scores and trials):
         raise click.UsageError("give either sweep directories or --scores A.parquet B.parquet")
+    if all_seeds and not trials:
+        raise click.UsageError("--all-seeds goes with --trials A B; the best of two sweeps are means over seeds anyway")
     if scores:
         found = compare_files(Path(scores[0]), Path(scores[1]), Path(data) if data else None)
     else:
         sweeps = load_sweeps(directories)
-        found = compare_trials(sweeps, *trials, data_set) if trials else compare_sweeps(sweeps, data_set)
+        if trials:
+            found = compare_trials(sweeps, *trials, data_set, all_seeds=all_seeds)
+        else:
+            found = compare_sweeps(sweeps, data_set)
     if questions:
         write_text(questions, found.questions.to_csv(index=False, lineterminator="\n"))
     if as_json:

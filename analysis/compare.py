@@ -58,22 +58,38 @@ class Comparison:
         return plain | {"questions": self.questions.to_dict("records")}
 
 
-def compare_trials(sweeps: Sweeps, first: str, second: str, data_set: str = "dev") -> Comparison:
-    """Compares two finished models of sweeps.
+def compare_trials(
+    sweeps: Sweeps, first: str, second: str, data_set: str = "dev", *, all_seeds: bool = False
+) -> Comparison:
+    """Compares two finished models of sweeps, or the two configurations that they are of.
 
     Args:
         sweeps: What was loaded.
         first: A trial's id; `TRIAL@EPOCHS` where it finished several models, `SWEEP/TRIAL` where two sweeps have it.
         second: The same of the other model.
         data_set: `dev`, or `test.<name>` for models that were scored on that set.
+        all_seeds: Whether each question's score is the mean over all models that differ from the named one by their
+            seed alone (`configuration_ids`).
 
     Raises:
-        DataError: If there is no such model, more than one, one has no scores of single questions, or the two have
-            those of different questions.
+        DataError: If there is no such model, more than one, one has no scores of single questions, the two have those
+            of different questions, or, with `all_seeds`, the two are of one configuration.
     """
     labels = [find_model(sweeps.models, name) for name in (first, second)]
-    members = dict(enumerate([[label] for label in labels]))
-    return _compare(sweeps, members, (first, second), data_set, {})
+    if not all_seeds:
+        return _compare(sweeps, dict(enumerate([label] for label in labels)), (first, second), data_set, {})
+    groups = [_seeds_of(sweeps, label) for label in labels]
+    if labels[1] in groups[0]:
+        raise DataError(f"{first} and {second}: expected two configurations, found two seeds of one")
+    seeds = [" ".join(f"{sweeps.models.loc[label, 'seed']:g}" for label in group) for group in groups]
+    names = f"{first}, mean of seeds {seeds[0]}", f"{second}, mean of seeds {seeds[1]}"
+    return _compare(sweeps, dict(enumerate(groups)), names, data_set, {})
+
+
+def _seeds_of(sweeps: Sweeps, label: Any) -> list[Any]:
+    """Returns the index labels of the models of the configuration that a model is of."""
+    groups = members_of(sweeps.models, sweeps.manifests).values()
+    return next((group for group in groups if label in group), [label])
 
 
 def compare_sweeps(sweeps: Sweeps, data_set: str = "dev") -> Comparison:

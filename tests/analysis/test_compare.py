@@ -40,6 +40,27 @@ def test_two_trials_are_compared_question_by_question(tmp_path: Path) -> None:
     assert "The first is better beyond chance" in format_comparison(found)
 
 
+def test_configurations_are_compared_by_the_mean_over_their_seeds(tmp_path: Path) -> None:
+    rates = {"a": 1e-4, "b": 2e-4, "a1": 1e-4, "b1": 2e-4}
+    scores = {"a": FIRST, "b": SECOND, "a1": SECOND, "b1": SECOND}
+    rows = [
+        row(trial_id, seed=int(trial_id.endswith("1")), **{"config.optim.learning_rate": rate})
+        for trial_id, rate in rates.items()
+    ]
+    write_sweep(tmp_path, rows)
+    for trial_id, f1 in scores.items():
+        write_scores(tmp_path, trial_id, f1, ARTICLES)
+    sweeps = load_sweeps(tmp_path)
+    found = compare_trials(sweeps, "a", "b", all_seeds=True)
+    assert found.names == ("a, mean of seeds 0 1", "b, mean of seeds 0 1")
+    assert found.f1 == pytest.approx((np.mean([FIRST, SECOND]), np.mean(SECOND)))
+    assert found.f1_difference.mean == pytest.approx((np.mean(FIRST) - np.mean(SECOND)) / 2)
+    assert found.mcnemar is None
+    assert compare_trials(sweeps, "b", "b1").f1_difference.mean == 0
+    with pytest.raises(DataError, match="a and a1: expected two configurations, found two seeds of one"):
+        compare_trials(sweeps, "a", "a1", all_seeds=True)
+
+
 def test_texts_are_there_if_the_data_file_is_and_is_the_same(tmp_path: Path) -> None:
     questions = [
         {"id": f"q{n}", "question": f"What is {n}?", "answers": [{"text": "one", "answer_start": 0}]} for n in range(36)
