@@ -1,29 +1,19 @@
 """The ledger of trials to which something happens, with a real Ray: what was lost is known, and the sums close."""
 
-import json
-import re
 import signal
 import sys
-import threading
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from sweeps import trial
 from sweeps.records import Row, read_records
-from sweeps.trial import TrialJob
-from tests import commands
-from tests.sweeps import fake_trials
 from tests.sweeps.test_real_sweeps import SweepCommand, running
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 PARTS = ("starting", "loading", "training", "evaluating", "checkpointing", "lost")
 UNEXPLAINED = 0.02
 """Of what a trial held its devices for; design, section 7."""
@@ -108,93 +98,3 @@ def test_work_that_is_done_twice_counts_once_as_training_and_once_as_lost(killed
     command, _ = killed
     first, second = (rows_of(command.directory, trial_id)[-1] for trial_id in ("00000", "00001"))
     assert first["cost.tokens"] == second["cost.tokens"]
-
-
-# A trial's node is lost.
-
-EPOCH_S = 2.0
-POINTS = [{"num_epochs": 5, "optim.learning_rate": rate} for rate in (1e-4, 2e-4, 3e-4)]
-
-
-def train_slowly(job: TrialJob, connection: Connection) -> None:
-    """Takes the place of `run_trial`; dies with its node, as that does."""
-    threading.Thread(target=trial._die_with_parent, daemon=True).start()
-    fake_trials.EPOCH_S = EPOCH_S
-    fake_trials.train_nothing(job, connection)
-
-
-def run_slow_sweep() -> None:
-    """Runs a sweep of trials that take ten seconds, on the cluster of `RAY_ADDRESS`."""
-    from sweeps import runner
-    from sweeps.probe import Probe
-
-    data = {"train": {"path": "none.json", "sha256": "0", "questions": 1}}
-    runner._probe = lambda config, placement: Probe("fp32", "cpu-core", data, {}, {})
-    config = fake_trials.config(search={"searcher": "random", "num_trials": len(POINTS), "enqueue": POINTS})
-    result = runner.run_sweep(config, Path("sweep"), body=train_slowly)
-    print(json.dumps({"completed": result.num_completed, "failed": result.num_failed}))
-
-
-def be_a_cluster() -> None:
-    """Starts two nodes of a core each, says where they are, and loses the second one when it is told to."""
-    from qa_train import ray_session
-    from qa_train.watchdog import watchdog_over
-
-    # isort: split
-    from ray.cluster_utils import Cluster
-
-    ray_session._ensure_token()
-    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 1024**2}
-    node |= {"dashboard_agent_listen_port": None}  # any that is free
-    cluster = Cluster()
-
-    def start() -> None:
-        cluster.add_node(**node, include_dashboard=False)
-        cluster.add_node(**node)
-
-    with watchdog_over(start):
-        [second] = cluster.worker_nodes
-        print("up", cluster.address, second.node_id, flush=True)
-        while not Path("lose a node").exists():
-            time.sleep(0.1)
-        cluster.remove_node(second, allow_graceful=False)
-        while not Path("end").exists():
-            time.sleep(0.1)
-        cluster.shutdown()  # type: ignore[no-untyped-call]
-
-
-def calling(function: str) -> str:
-    return f"from {__name__} import {function}; {function}()"
-
-
-def test_a_trial_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    more = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"}
-    with commands.running(tmp_path, "cluster", "-c", calling("be_a_cluster"), **more) as cluster:
-        cluster.wait_for(lambda: re.search(r"^up .*\n", cluster.out, re.M))
-        [(address, lost_node)] = re.findall(r"^up (\S+) (\S+)$", cluster.out, re.M)
-        more["RAY_ADDRESS"] = address
-        with commands.running(tmp_path, "driver", "-c", calling("run_slow_sweep"), **more) as driver:
-            driver.wait_for(lambda: any(row["node"] == lost_node for row in read_records(tmp_path / "sweep")))
-            (tmp_path / "lose a node").touch()
-            driver.finish()
-        (tmp_path / "end").touch()
-        cluster.finish()
-    assert driver.status == 0, driver.err
-    assert json.loads(driver.out) == {"completed": 3, "failed": 0}
-    rows = read_records(tmp_path / "sweep")
-    assert sorted(str(row["trial_id"]) for row in rows if row["status"] == "completed") == ["00000", "00001", "00002"]
-    [moved] = {str(row["trial_id"]) for row in rows if row["node"] == lost_node}
-    own = rows_of(tmp_path / "sweep", moved)
-    assert [row["epochs_trained"] for row in own] == [1, 2, 3, 4, 5]
-    assert own[-1]["node"] != lost_node
-    assert (own[0]["attempt"], own[-1]["attempt"]) == (0, 1)
-    place = tmp_path / "sweep" / "trials" / moved
-    first, second = json.loads((place / "attempts.json").read_text())
-    # What the first attempt held its device for counts, up to its last sign of life.
-    assert first > EPOCH_S / 2
-    num_later = sum(row["attempt"] == 1 for row in own)
-    assert first + EPOCH_S * num_later <= number(own[-1], "cost.device_s") <= first + second
-    trained = (place / "epochs.txt").read_text().split()
-    assert len(trained) <= 5 + 1  # at most one epoch is trained twice
-    assert {*trained} == {"1", "2", "3", "4", "5"}
