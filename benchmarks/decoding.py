@@ -1,13 +1,17 @@
 """How much faster than the usual loop answers are decoded: `python -m benchmarks.decoding`.
 
-- `ours`: `qa_train.postprocess.distinct_spans` on batches of windows, by default of the size in which `Predictor` reads
-  them. It looks at every span of a window, and no two that it returns are the same characters.
-- `ours, best`: `best_spans` and `answer_span`, the best span of each window alone, which is all that a score needs.
 - `double loop`: what scripts for SQuAD usually do, a window at a time in Python: the `n_best` best start and end
-  positions are paired, pairs that are no span of the context are dropped, the rest is sorted.
+  positions are paired, pairs that are no span of the context are dropped, the rest, a dictionary each, is sorted, and
+  the texts of the `n_best` best are cut out of the context.
+- `ours`: `qa_train.postprocess.distinct_spans` on batches of windows of the size in which `answering.best_answers`
+  decodes them. It looks at every span of a window, and no two that it returns are the same characters. It ends with
+  arrays of scores and characters, which is what our callers go on with.
+- `ours, texts`: the same, and then a `Span` and a text for each, as many as the double loop ends with or more.
+- `ours, best`: `best_spans` and `answer_span`, the best span of each window alone and its text, which is all that a
+  score needs, in batches of the size in which `evaluate_model` decodes them.
 
-Both start from the logits on the CPU, arrays of PyTorch and of NumPy, and end with Python objects: score, first and
-past-the-last character of each span. Logits are random, or peaked as those of a trained model.
+All start from the logits on the CPU, arrays of PyTorch and of NumPy. Logits are random, or peaked as those of a trained
+model. Seconds are CPU time, which other jobs on the machine disturb less than wall time; all have one thread.
 """
 
 import gc
@@ -25,16 +29,18 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.throughput import describe_machine
+from qa_train.answering import DECODED_AT_ONCE
 from qa_train.errors import QAError, run_command
 from qa_train.evaluate import BATCH_SIZE
-from qa_train.postprocess import MAX_ANSWER_LENGTH, Span, answer_span, best_spans, distinct_spans
+from qa_train.postprocess import MAX_ANSWER_LENGTH, Span, SpanTable, answer_span, best_spans, distinct_spans
 from qa_train.resources import limit_threads
 from qa_train.tokenization import Ints
 
 GOAL = 10.0
 """How many times as fast as the double loop ours shall be."""
 SEQ_LEN = 384
-OURS, BEST, LOOP = "ours", "ours, best", "double loop"
+OURS, TEXTS, BEST, LOOP = "ours", "ours, texts", "ours, best", "double loop"
+_OURS = (OURS, TEXTS, BEST)
 _NUM_QUESTION_TOKENS = 16
 _NUM_CONTEXTS = 100
 
@@ -119,24 +125,35 @@ def _random_context(rng: np.random.Generator, num_words: int, context_begin: int
 
 
 @torch.inference_mode()
-def decode_ours(windows: Windows, n_best: int, batch_size: int = BATCH_SIZE) -> list[list[Span]]:
+def decode_ours(windows: Windows, n_best: int, batch_size: int = DECODED_AT_ONCE) -> SpanTable:
     """Returns the best spans of each window, `batch_size` windows decoded at a time."""
-    found: list[list[Span]] = []
-    for part in _parts(windows, batch_size):
-        found += distinct_spans(*windows.scores(part), windows.offsets[part], windows.contexts[part], n_best)
-    return found
+    return SpanTable.join(
+        [
+            distinct_spans(*windows.scores(part), windows.offsets[part], windows.contexts[part], n_best)
+            for part in _parts(windows, batch_size)
+        ]
+    )
+
+
+def decode_texts(windows: Windows, n_best: int, batch_size: int = DECODED_AT_ONCE) -> list[list[tuple[Span, str]]]:
+    """Returns the same with the text of each span."""
+    return [
+        [(span, context[span[1] : span[2]]) for span in spans]
+        for context, spans in zip(windows.contexts, decode_ours(windows, n_best, batch_size).as_lists(), strict=True)
+    ]
 
 
 @torch.inference_mode()
-def decode_best(windows: Windows, batch_size: int = BATCH_SIZE) -> list[Span]:
-    """Returns the best span of each window alone."""
-    found: list[Span] = []
+def decode_best(windows: Windows, batch_size: int = BATCH_SIZE) -> list[tuple[Span, str]]:
+    """Returns the best span of each window alone, and its text."""
+    found: list[tuple[Span, str]] = []
     for part in _parts(windows, batch_size):
         columns = (tensor.tolist() for tensor in best_spans(*windows.scores(part)))
         for context, offsets, score, start, end in zip(
             windows.contexts[part], windows.offsets[part], *columns, strict=True
         ):
-            found.append(Span(score, *answer_span(context, int(offsets[start, 0]), int(offsets[end, 1]))))
+            begin, past = answer_span(context, int(offsets[start, 0]), int(offsets[end, 1]))
+            found.append((Span(score, begin, past), context[begin:past]))
     return found
 
 
@@ -145,19 +162,28 @@ def _parts(windows: Windows, size: int) -> Iterator[slice]:
 
 
 def decode_by_double_loop(
-    start_logits: np.ndarray, end_logits: np.ndarray, mapping: Sequence[tuple[int, int] | None], n_best: int
-) -> list[Span]:
+    start_logits: np.ndarray,
+    end_logits: np.ndarray,
+    mapping: Sequence[tuple[int, int] | None],
+    context: str,
+    n_best: int,
+) -> list[dict[str, Any]]:
     """Returns the best spans of one window among the pairs of its best start and end positions.
 
     Args:
         start_logits: [seq_len].
         end_logits: [seq_len].
         mapping: [seq_len] first and past-the-last character of each token; None outside the context.
+        context: What the characters are of.
         n_best: Positions of each kind that are paired, and spans to return at most.
+
+    Returns:
+        Of each span, best first, `score`, `start_logit`, `end_logit`, `offsets` (first and past-the-last character) and
+        `text`.
     """
     starts = np.argsort(start_logits)[-1 : -n_best - 1 : -1].tolist()
     ends = np.argsort(end_logits)[-1 : -n_best - 1 : -1].tolist()
-    spans = []
+    spans: list[dict[str, Any]] = []
     for start in starts:
         for end in ends:
             first, last = mapping[start], mapping[end]
@@ -165,8 +191,20 @@ def decode_by_double_loop(
                 continue
             if end < start or end - start + 1 > MAX_ANSWER_LENGTH:
                 continue
-            spans.append(Span(float(start_logits[start] + end_logits[end]), first[0], last[1]))
-    return sorted(spans, key=lambda span: span.logit, reverse=True)[:n_best]
+            start_logit, end_logit = start_logits[start], end_logits[end]
+            spans.append(
+                {
+                    "offsets": (first[0], last[1]),
+                    "score": start_logit + end_logit,
+                    "start_logit": start_logit,
+                    "end_logit": end_logit,
+                }
+            )
+    best = sorted(spans, key=lambda span: span["score"], reverse=True)[:n_best]
+    for span in best:
+        begin, past = span["offsets"]
+        span["text"] = context[begin:past]
+    return best
 
 
 @dataclass(frozen=True)
@@ -174,7 +212,7 @@ class Result:
     """What decoding the same windows took.
 
     Attributes:
-        seconds: Of each repeat, by who decoded: `ours`, `ours, best` and `double loop`.
+        seconds: CPU time of each repeat, by who decoded: `ours`, `ours, texts`, `ours, best` and `double loop`.
         num_better: Windows whose best span the double loop does not find.
     """
 
@@ -186,7 +224,7 @@ class Result:
         return [loop / own for own, loop in zip(self.seconds[who], self.seconds[LOOP], strict=True)]
 
 
-def measure(windows: Windows, n_best: int, num_repeats: int, batch_size: int = BATCH_SIZE) -> Result:
+def measure(windows: Windows, n_best: int, num_repeats: int, batch_size: int = DECODED_AT_ONCE) -> Result:
     """Lets all decode the same windows in turns.
 
     Raises:
@@ -196,22 +234,23 @@ def measure(windows: Windows, n_best: int, num_repeats: int, batch_size: int = B
     start_logits, end_logits = windows.start_logits.numpy(), windows.end_logits.numpy()
     mappings = [_as_mapping(offsets, windows) for offsets in windows.offsets[:_NUM_CONTEXTS]]
 
-    def loop() -> list[list[Span]]:
+    def loop() -> list[list[dict[str, Any]]]:
         return [
-            decode_by_double_loop(start, end, mappings[index % len(mappings)], n_best)
-            for index, (start, end) in enumerate(zip(start_logits, end_logits, strict=True))
+            decode_by_double_loop(start, end, mappings[index % len(mappings)], context, n_best)
+            for index, (start, end, context) in enumerate(zip(start_logits, end_logits, windows.contexts, strict=True))
         ]
 
-    seconds: dict[str, list[float]] = {OURS: [], BEST: [], LOOP: []}
+    seconds: dict[str, list[float]] = {OURS: [], TEXTS: [], BEST: [], LOOP: []}
     for _ in range(num_repeats):
         ours_s, ours = _timed(lambda: decode_ours(windows, n_best, batch_size))
-        best_s, best = _timed(lambda: decode_best(windows, batch_size))
+        texts_s, texts = _timed(lambda: decode_texts(windows, n_best, batch_size))
+        best_s, best = _timed(lambda: decode_best(windows))
         loop_s, theirs = _timed(loop)
-        for who, value in ((OURS, ours_s), (BEST, best_s), (LOOP, loop_s)):
+        for who, value in ((OURS, ours_s), (TEXTS, texts_s), (BEST, best_s), (LOOP, loop_s)):
             seconds[who].append(value)
-    if best != [spans[0] for spans in ours]:
+    if best != [spans[0] for spans in texts] or [[span for span, _ in spans] for spans in texts] != ours.as_lists():
         raise QAError("expected the best span alone to be the first of several, found another")
-    return Result(seconds, _count_better(ours, theirs))
+    return Result(seconds, _count_better(best, theirs))
 
 
 def _as_mapping(offsets: Ints, windows: Windows) -> list[tuple[int, int] | None]:
@@ -223,15 +262,18 @@ def _timed(call: Callable[[], _T]) -> tuple[float, _T]:
     gc.collect()
     gc.disable()  # as timeit does: else the objects of one can be collected in the time of the other
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         result = call()
-        return time.perf_counter() - start, result
+        return time.process_time() - start, result
     finally:
         gc.enable()
 
 
-def _count_better(ours: list[list[Span]], theirs: list[list[Span]]) -> int:
-    best = [(mine[0].logit, other[0].logit if other else -np.inf) for mine, other in zip(ours, theirs, strict=True)]
+def _count_better(ours: list[tuple[Span, str]], theirs: list[list[dict[str, Any]]]) -> int:
+    best = [
+        (span.logit, float(other[0]["score"]) if other else -np.inf)
+        for (span, _), other in zip(ours, theirs, strict=True)
+    ]
     if lower := sum(mine < other for mine, other in best):
         raise QAError(f"expected our best span to be the best, found a better one in {lower} windows")
     return sum(mine > other for mine, other in best)
@@ -241,7 +283,11 @@ def _count_better(ours: list[list[Span]], theirs: list[list[Span]]) -> int:
 @click.option("--features", type=click.IntRange(1), default=5000, show_default=True, help="Windows to decode.")
 @click.option("--n-best", type=click.IntRange(1), default=20, show_default=True, help="Spans of each.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=BATCH_SIZE, show_default=True, help="Windows at a time, of ours."
+    "--batch",
+    type=click.IntRange(1),
+    default=DECODED_AT_ONCE,
+    show_default=True,
+    help="Windows at a time, of ours; of the best span alone always those that evaluation decodes at a time.",
 )
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Turns of each.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of PyTorch; the loop has one.")
@@ -275,7 +321,7 @@ def _as_dict(results: dict[str, Result]) -> dict[str, Any]:
     return {
         name: {
             "seconds": result.seconds,
-            "ratios": {who: median(result.ratios(who)) for who in (OURS, BEST)},
+            "ratios": {who: median(result.ratios(who)) for who in _OURS},
             "goal": GOAL,
             "num_better": result.num_better,
         }
@@ -293,12 +339,12 @@ def format_results(results: dict[str, Result]) -> str:
     ratios = [
         [f"{name}, {who}", median(values), min(values), max(values), GOAL, result.num_better]
         for name, result in results.items()
-        for who, values in ((who, result.ratios(who)) for who in (OURS, BEST))
+        for who, values in ((who, result.ratios(who)) for who in _OURS)
     ]
     found = "windows whose best span\nthe double loop misses"
     return "\n\n".join(
         [
-            tabulate(times, ["seconds", "median", "min", "max"], floatfmt=".3f"),
+            tabulate(times, ["CPU seconds", "median", "min", "max"], floatfmt=".3f"),
             tabulate(ratios, ["times as fast as the loop", "median", "min", "max", "goal", found], floatfmt=".1f"),
         ]
     )

@@ -1,7 +1,7 @@
 """What models score the tokens of contexts, chunk by chunk; the mean of several models; the answers these lead to."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypedDict
@@ -17,12 +17,15 @@ from qa_train.config import ModelConfig
 from qa_train.data import Example
 from qa_train.errors import CheckpointError
 from qa_train.evaluate import BATCH_SIZE, qa_logits
-from qa_train.postprocess import MAX_ANSWER_LENGTH, Span, context_log_sums, distinct_spans
+from qa_train.postprocess import MAX_ANSWER_LENGTH, SpanTable, context_log_sums, distinct_spans
 from qa_train.precision import Precision
 from qa_train.tokenization import Features, Ints
 from qa_train.workers import num_workers, rank
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+DECODED_AT_ONCE = 256
+"""Windows whose spans are searched at a time: more than a model reads at once, for each needs far less memory."""
 
 _CHUNK_CHARACTERS = 2**18
 """Characters that are tokenised and scored at a time: some hundred windows, enough to find others of like length,
@@ -195,29 +198,32 @@ def best_answers(
         For each question 1 to `n_best` predictions, best first, of different characters; fewer than `n_best` only
         where the context has no more spans.
     """
-    spans = _window_spans(scores, features, examples, n_best, max_answer_length)
-    firsts = _first_windows(features)
+    windows, spans = _window_spans(scores, features, examples, n_best, max_answer_length)
+    questions, firsts = features.example_index[windows], _first_windows(features)
+    # By question, best first, of equal ones that of the earlier window.
+    order = np.lexsort((windows, -spans.logits, questions))
+    columns = (spans.logits, spans.starts, spans.ends, windows - firsts[questions])
+    candidates = zip(*(column[order].tolist() for column in columns), strict=True)
+    counts = np.bincount(questions, minlength=len(examples)).tolist()
     log_denominators = scores.log_denominators.sum(axis=1).tolist()
     return [
-        _best_of_windows(spans[first:past], example.context, log_denominator, n_best)
-        for first, past, example, log_denominator in zip(
-            firsts, [*firsts[1:], len(features)], examples, log_denominators, strict=True
-        )
+        _predictions(islice(candidates, count), example.context, log_denominator)[:n_best]
+        for count, example, log_denominator in zip(counts, examples, log_denominators, strict=True)
     ]
 
 
 @torch.inference_mode()
 def _window_spans(
     scores: TokenScores, features: Features, examples: Sequence[Example], n_best: int, max_answer_length: int
-) -> list[list[Span]]:
-    """Returns each window's best spans."""
+) -> tuple[Ints, SpanTable]:
+    """Returns [num_spans] the windows of the best spans of each window, and these spans."""
     device = scores.start.device
 
     def move(array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(device)
 
-    spans: list[list[Span]] = [[] for _ in range(len(features))]
-    for indices in sorted_batches(features.lengths, BATCH_SIZE):
+    windows, tables = [], []
+    for indices in sorted_batches(features.lengths, DECODED_AT_ONCE):
         places = move(_places(features, indices)[0])
         bounds = move(features.context_begin[indices]), move(features.context_end[indices])
         offsets = [features.offsets[features.splits[index] : features.splits[index + 1]] for index in indices]
@@ -225,18 +231,19 @@ def _window_spans(
         found = distinct_spans(
             scores.start[places], scores.end[places], *bounds, offsets, contexts, n_best, max_answer_length
         )
-        for index, window_spans in zip(indices, found, strict=True):
-            spans[index] = window_spans
-    return spans
+        tables.append(found)
+        windows.append(np.repeat(indices, found.counts))
+    return np.concatenate(windows), SpanTable.join(tables)
 
 
-def _best_of_windows(windows: list[list[Span]], context: str, log_denominator: float, n_best: int) -> list[Prediction]:
-    """Joins the spans of a question's windows: the best first, of equal ones that of the earlier window."""
-    candidates = [(window, span) for window, spans in enumerate(windows) for span in spans]
-    candidates.sort(key=lambda candidate: -candidate[1].logit)
+def _predictions(
+    candidates: Iterable[tuple[float, int, int, int]], context: str, log_denominator: float
+) -> list[Prediction]:
+    """Returns an answer for each (logit, start, end, window); of those with the same characters, for the first."""
     predictions: dict[tuple[int, int], Prediction] = {}
-    for window, (logit, start, end) in candidates:
-        score = math.exp(min(0.0, logit - log_denominator))  # rounding can lift it above 0
-        prediction = Prediction(score=score, start=start, end=end, answer=context[start:end], window=window)
-        predictions.setdefault((start, end), prediction)
-    return list(predictions.values())[:n_best]
+    for logit, start, end, window in candidates:
+        if (start, end) not in predictions:
+            score = math.exp(min(0.0, logit - log_denominator))  # rounding can lift it above 0
+            prediction = Prediction(score=score, start=start, end=end, answer=context[start:end], window=window)
+            predictions[start, end] = prediction
+    return [*predictions.values()]

@@ -1,22 +1,36 @@
-"""From start and end scores to answers: decoding on the device, over a whole batch at once."""
+"""From start and end scores to answers: decoding over a whole batch at once."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from qa_train.data import Example
+from qa_train.span_search import MAX_ANSWER_LENGTH, best_spans, n_best_spans
 from qa_train.tokenization import Features, Ints
 
-MAX_ANSWER_LENGTH = 30
-"""Tokens in an answer at most; the default of the SQuAD scripts."""
+__all__ = [
+    "MAX_ANSWER_LENGTH",
+    "Span",
+    "SpanTable",
+    "answer_span",
+    "answer_texts",
+    "best_spans",
+    "context_log_sums",
+    "distinct_spans",
+    "n_best_spans",
+]
 
 _WORD = re.compile(r"\S+")
+_BLANK = np.array([chr(point).isspace() for point in range(0x3002)])
+"""Whether each code point is white space, up to the last that is and one more, which stands for all that follow."""
 
 
 class Span(NamedTuple):
@@ -27,96 +41,33 @@ class Span(NamedTuple):
     end: int
 
 
-def best_spans(
-    start_logits: Tensor,
-    end_logits: Tensor,
-    context_begin: Tensor,
-    context_end: Tensor,
-    max_answer_length: int = MAX_ANSWER_LENGTH,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Finds the best span of each window: start + end score is largest over all spans inside the context.
+@dataclass(frozen=True, eq=False)
+class SpanTable:
+    """Spans of several windows as columns; a window's spans stand side by side, best first.
 
-    Of spans with equal scores the first start is taken, then the shortest span.
-
-    Args:
-        start_logits: [batch, seq_len] float.
-        end_logits: [batch, seq_len] float.
-        context_begin: [batch] first position of the context.
-        context_end: [batch] position after its last; larger than `context_begin`.
-        max_answer_length: Tokens in a span at most.
-
-    Returns:
-        (score, start, end), each [batch]; `end` is the position of the span's last token.
+    Attributes:
+        logits: [num_spans] float32, see `Span`.
+        starts: [num_spans] first character of each in its context.
+        ends: [num_spans] the character after its last.
+        counts: [num_windows] spans of each window.
     """
-    score, start, end = n_best_spans(start_logits, end_logits, context_begin, context_end, 1, max_answer_length)
-    return score[:, 0], start[:, 0], end[:, 0]
 
+    logits: npt.NDArray[np.float32]
+    starts: Ints
+    ends: Ints
+    counts: Ints
 
-def n_best_spans(
-    start_logits: Tensor,
-    end_logits: Tensor,
-    context_begin: Tensor,
-    context_end: Tensor,
-    n_best: int,
-    max_answer_length: int = MAX_ANSWER_LENGTH,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Finds the best spans of each window as `best_spans` finds the best one, with the same order among equal scores.
+    @classmethod
+    def join(cls, tables: Sequence["SpanTable"]) -> "SpanTable":
+        """Returns the spans of all windows of some tables, one or more, in their order."""
+        columns = zip(*((table.logits, table.starts, table.ends, table.counts) for table in tables), strict=True)
+        return cls(*map(np.concatenate, columns))
 
-    Args:
-        start_logits: [batch, seq_len] float.
-        end_logits: [batch, seq_len] float.
-        context_begin: [batch] first position of the context.
-        context_end: [batch] position after its last; larger than `context_begin`.
-        n_best: Spans to find in each window, 1 or more.
-        max_answer_length: Tokens in a span at most.
-
-    Returns:
-        (scores, starts, ends), each [batch, n], best first; n is `n_best`, or the number of cells of the band,
-        `seq_len * min(max_answer_length, seq_len)`, if that is smaller. Where a window has fewer spans, the rest have
-        the score -inf and positions without meaning: drop them.
-    """
-    width = min(max_answer_length, start_logits.shape[1])
-    positions = torch.arange(start_logits.shape[1], device=start_logits.device)
-    start = torch.where(positions >= context_begin[:, None], start_logits.float(), -torch.inf)
-    end = torch.where(positions < context_end[:, None], end_logits.float(), -torch.inf)
-    end = torch.nn.functional.pad(end, (0, width - 1), value=-torch.inf)
-    # A start whose best span is not among the n best of all starts' best spans has n better spans before it, so that
-    # none of its own is among the n best. Only the spans of n starts are left to be compared: [batch, n, width].
-    best_of_start = start + _running_max(end, width)
-    starts = _top_positions(best_of_start, n_best).sort(dim=1).values
-    ends = starts[:, :, None] + positions[:width]
-    scores = (start.gather(1, starts)[:, :, None] + end.gather(1, ends.flatten(1)).view(ends.shape)).flatten(1)
-    chosen = _top_positions(scores, n_best)
-    return scores.gather(1, chosen), starts.gather(1, chosen // width), ends.flatten(1).gather(1, chosen)
-
-
-def _in_context(logits: Tensor, context_begin: Tensor, context_end: Tensor) -> Tensor:
-    positions = torch.arange(logits.shape[1], device=logits.device)
-    return (positions >= context_begin[:, None]) & (positions < context_end[:, None])
-
-
-def _running_max(values: Tensor, width: int) -> Tensor:
-    """Returns [batch, length - width + 1] the largest of each `width` values in a row."""
-    covered = 1
-    while covered < width:
-        step = min(covered, width - covered)
-        values = torch.maximum(values[:, :-step], values[:, step:])
-        covered += step
-    return values
-
-
-def _top_positions(scores: Tensor, n_best: int) -> Tensor:
-    """Returns [batch, n] the positions of the highest scores of each row, all if `n_best` are more; ties in order.
-
-    `topk` of the scores themselves leaves open which of equal ones it takes, and a stable sort is far slower than
-    `topk` of keys that are all different.
-    """
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0: -0.0 becomes 0.0
-    # Read as integers, floats above 0 stand in their order, those below 0 in the reverse one.
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
-    keys <<= 32
-    keys -= torch.arange(scores.shape[1], device=scores.device)
-    return keys.topk(min(n_best, scores.shape[1]), dim=1).indices
+    def as_lists(self) -> list[list[Span]]:
+        """Returns each window's spans. To make so many objects can take longer than to find the spans."""
+        columns = (column.tolist() for column in (self.logits, self.starts, self.ends))
+        spans = map(partial(tuple.__new__, Span), zip(*columns, strict=True))  # Span(…) takes twice as long
+        return [list(islice(spans, count)) for count in self.counts.tolist()]
 
 
 def distinct_spans(
@@ -128,7 +79,7 @@ def distinct_spans(
     contexts: Sequence[str],
     n_best: int,
     max_answer_length: int = MAX_ANSWER_LENGTH,
-) -> list[list[Span]]:
+) -> SpanTable:
     """Finds the best spans of each window as characters of its context; no two of a window are the same characters.
 
     Args:
@@ -142,62 +93,73 @@ def distinct_spans(
         max_answer_length: Tokens in a span at most.
 
     Returns:
-        For each window its spans, best first: `n_best` of them, or all it has.
+        The spans of each window: `n_best` of them, or all it has.
     """
     bounds = context_begin, context_end
     num_searched = n_best
     while True:
         search = n_best_spans(start_logits, end_logits, *bounds, num_searched, max_answer_length)
         scores, starts, ends = (tensor.cpu().numpy() for tensor in search)
-        found = _character_spans(scores, starts, ends, offsets, contexts)
+        found = _character_spans(scores, starts, ends, offsets, contexts, n_best)
         # Different tokens can be the same characters: those of white space, and parts of one character.
         all_searched = scores.shape[1] < num_searched
-        if all_searched or all(
-            len(spans) >= n_best or lowest == -np.inf for spans, lowest in zip(found, scores[:, -1], strict=True)
-        ):
-            return [spans[:n_best] for spans in found]
+        if all_searched or ((found.counts == n_best) | (scores[:, -1] == -np.inf)).all():
+            return found
         num_searched *= 2
 
 
 def _character_spans(
-    scores: np.ndarray, starts: np.ndarray, ends: np.ndarray, offsets: Sequence[Ints], contexts: Sequence[str]
-) -> list[list[Span]]:
-    """Turns spans of tokens [batch, n], best first, into spans of characters; of equal ones the best stays."""
+    scores: npt.NDArray[np.float32],
+    starts: Ints,
+    ends: Ints,
+    offsets: Sequence[Ints],
+    contexts: Sequence[str],
+    n_best: int,
+) -> SpanTable:
+    """Turns spans of tokens [batch, n], best first, into the first `n_best` that are different characters."""
     is_span = scores > -np.inf
     first_token = _first_indices(offsets)
     tokens = np.concatenate(offsets)
     # Positions without meaning can lie behind the last token.
-    begin = tokens[np.where(is_span, first_token + starts, 0), 0]
-    past = tokens[np.where(is_span, first_token + ends, 0), 1]
-    edges = _characters(contexts, np.stack([begin, past - 1]))
+    begin = tokens[:, 0][np.where(is_span, first_token + starts, 0)]
+    past = tokens[:, 1][np.where(is_span, first_token + ends, 0)]
+    is_blank = _are_blank(contexts, begin) | _are_blank(contexts, past - 1)
     # Few spans are blank at an edge, and answer_span takes one at a time.
-    for row, column in np.argwhere(is_span & ((begin >= past) | np.strings.isspace(edges).any(axis=0))):
+    for row, column in np.argwhere(is_span & (is_blank | (begin >= past))):
         here = row, column
         begin[here], past[here] = answer_span(contexts[row], int(begin[here]), int(past[here]))
     kept = is_span & _are_new(begin.astype(np.int64) << 32 | past)
-    columns = (array[kept].tolist() for array in (scores, begin, past))
-    spans = map(partial(tuple.__new__, Span), zip(*columns, strict=True))  # Span(…) takes twice as long
-    return [list(islice(spans, count)) for count in kept.sum(axis=1).tolist()]
+    if scores.shape[1] > n_best:
+        kept &= kept.cumsum(axis=1) <= n_best
+    return SpanTable(scores[kept], begin[kept], past[kept], kept.sum(axis=1))
 
 
-def _first_indices(parts: Sequence[Any]) -> Ints:
+def _first_indices(parts: Iterable[Any]) -> Ints:
     """Returns [len(parts), 1] the index of the first element of each part once all are joined."""
-    return np.cumsum([0, *map(len, parts[:-1])])[:, None]
+    sizes = np.fromiter(map(len, parts), np.int64)
+    return (sizes.cumsum() - sizes)[:, None]
 
 
-def _characters(contexts: Sequence[str], places: np.ndarray) -> np.ndarray:
-    """Returns the characters at [..., batch, n] places in the contexts [batch]; of places outside, any."""
-    joined = np.frombuffer("".join(contexts).encode("utf-32-le"), dtype="<U1")
-    characters: np.ndarray = joined.take(_first_indices(contexts) + places, mode="clip")
-    return characters
+def _are_blank(contexts: Sequence[str], places: Ints) -> npt.NDArray[np.bool_]:
+    """Returns whether the characters at [batch, n] places in the contexts [batch] are white space.
+
+    Of places outside of a context the result means nothing.
+    """
+    different = dict.fromkeys(contexts)  # questions share contexts
+    first_character = dict(zip(different, _first_indices(different)[:, 0].tolist(), strict=True))
+    joined = np.frombuffer("".join(different).encode("utf-32-le"), dtype=np.uint32)
+    firsts = np.fromiter(map(first_character.__getitem__, contexts), np.int64)
+    return _BLANK.take(joined.take(firsts[:, None] + places, mode="clip"), mode="clip")
 
 
-def _are_new(keys: np.ndarray) -> np.ndarray:
+def _are_new(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Returns [batch, n] whether a key is the first of its value in its row."""
-    order = keys.argsort(axis=1, kind="stable")
-    ordered = np.take_along_axis(keys, order, axis=1)
     is_new = np.ones(keys.shape, dtype=bool)
-    np.put_along_axis(is_new, order[:, 1:], ordered[:, 1:] != ordered[:, :-1], axis=1)
+    ordered = np.sort(keys, axis=1)
+    # Few rows hold a key twice, and to find out takes a fraction of the time of a stable argsort.
+    for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
+        is_new[row] = False
+        is_new[row, np.unique(keys[row], return_index=True)[1]] = True
     return is_new
 
 
@@ -206,7 +168,8 @@ def context_log_sums(logits: Tensor, context_begin: Tensor, context_end: Tensor)
 
     Of several windows they add up by `logaddexp` to the denominator of one softmax over all of them.
     """
-    outside = ~_in_context(logits, context_begin, context_end)
+    positions = torch.arange(logits.shape[1], device=logits.device)
+    outside = (positions < context_begin[:, None]) | (positions >= context_end[:, None])
     return logits.float().masked_fill(outside, -torch.inf).logsumexp(dim=1)
 
 

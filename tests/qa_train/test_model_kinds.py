@@ -234,7 +234,7 @@ def test_every_answer_is_a_piece_of_its_context_without_traces_of_the_tokenizer(
     assert answer in context
     assert not any(trace in answer and trace not in context for trace in TRACES)
     offsets = [features.offsets[begin:past] for begin, past in zip(features.splits, features.splits[1:], strict=False)]
-    spans = distinct_spans(*scores, offsets, [context] * len(offsets), n_best=5)
+    spans = distinct_spans(*scores, offsets, [context] * len(offsets), n_best=5).as_lists()
     for window in spans:
         pieces = [context[span.start : span.end] for span in window]
         assert all(piece == piece.strip() != "" for piece in pieces)

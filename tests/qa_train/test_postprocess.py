@@ -3,11 +3,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from qa_train.data import Example
-from qa_train.postprocess import Span, answer_span, answer_texts, best_spans, distinct_spans
+from qa_train.postprocess import Span, SpanTable, answer_span, answer_texts, best_spans, distinct_spans, n_best_spans
+from qa_train.span_search import _search_by_numpy, _search_by_torch
 from qa_train.tokenization import Features, encode
 from tests.tiny_models import tiny_tokenizer
 
@@ -60,6 +62,59 @@ def test_a_span_never_leaves_the_context_however_high_the_scores_outside(dtype: 
     end[0, 3:6] = lowest / 1e4
     _, first, last = best_spans(start, end, torch.tensor([3]), torch.tensor([6]))
     assert 3 <= int(first) <= int(last) < 6
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(0, 2**32 - 1), st.integers(1, 45), st.integers(1, 35))
+def test_numpy_finds_the_spans_that_pytorch_finds(
+    data: st.DataObject, seed: int, n_best: int, max_answer_length: int
+) -> None:
+    batch, seq_len = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 60))
+    width = min(max_answer_length, seq_len)
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(2, batch, seq_len)).astype(np.float32)
+    if data.draw(st.booleans()):  # many equal scores, and both zeros
+        logits = np.round(logits)
+    for odd in data.draw(st.lists(st.sampled_from([-np.inf, np.inf]), max_size=2)):
+        logits[rng.random(logits.shape) < 0.1] = odd
+    begin = rng.integers(0, seq_len, size=batch)
+    past = rng.integers(begin + 1, seq_len + 1, dtype=np.int64)
+    outside = (np.arange(seq_len) < begin[:, None]) | (np.arange(seq_len) >= past[:, None])
+    logits[:, outside] = data.draw(st.sampled_from([0.0, np.inf, np.nan]))
+    found = _search_by_numpy(logits[0], logits[1], begin, past, n_best, width)
+    expected = [part.numpy() for part in _search_by_torch(*_as_tensors(logits, begin, past), n_best, width)]
+    if found is None:
+        return  # too many starts that reach the same score
+    is_span = expected[0] > -np.inf
+    assert np.array_equal(found[0] > -np.inf, is_span)
+    parts: list[np.ndarray] = [*found]
+    for part, other in zip(parts, expected, strict=True):
+        assert part.shape == other.shape and part.dtype == other.dtype
+        assert np.array_equal(part[is_span], other[is_span])
+
+
+def test_scores_that_are_no_numbers_or_mostly_equal_are_left_to_pytorch() -> None:
+    begin, past = np.array([2, 0]), np.array([50, 60])
+    logits = np.random.default_rng(0).normal(size=(2, 2, 60)).astype(np.float32)
+    assert _search_by_numpy(logits[0], logits[1], begin, past, 5, 30) is not None
+    odd = logits.copy()
+    odd[0, 0, 7] = np.nan
+    for scores in (odd, odd[::-1].copy(), np.zeros_like(logits)):
+        assert _search_by_numpy(scores[0], scores[1], begin, past, 5, 30) is None
+        tensors = _as_tensors(scores, begin, past)
+        for part, other in zip(n_best_spans(*tensors, 5), _search_by_torch(*tensors, 5, 30), strict=True):
+            assert np.array_equal(part.numpy(), other.numpy(), equal_nan=True)
+
+
+def _as_tensors(logits: np.ndarray, begin: np.ndarray, past: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    start, end = torch.from_numpy(logits)
+    return start, end, torch.from_numpy(begin), torch.from_numpy(past)
+
+
+def test_the_spans_of_several_tables_are_joined_in_order() -> None:
+    first = SpanTable(np.array([2, 1], dtype=np.float32), np.array([0, 4]), np.array([3, 6]), np.array([2, 0]))
+    other = SpanTable(np.array([5], dtype=np.float32), np.array([7]), np.array([9]), np.array([1]))
+    assert SpanTable.join([first, other]).as_lists() == [[Span(2, 0, 3), Span(1, 4, 6)], [], [Span(5, 7, 9)]]
 
 
 def features_of(examples: list[Example], kind: Any = "distilbert", **options: Any) -> Features:
@@ -144,6 +199,6 @@ def test_distinct_spans_are_those_of_a_loop_over_all_spans_of_each_window(
         [context for context, _ in windows],
         n_best,
         max_answer_length,
-    )
+    ).as_lists()
     assert found == expected
     assert all(type(span) is Span for spans in found for span in spans)

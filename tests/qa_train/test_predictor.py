@@ -374,9 +374,9 @@ def test_as_many_different_spans_are_found_as_there_are_though_tokens_are_the_sa
     offsets = np.array([[0, 1]] * 5 + [[2, 5], [6, 9]])
     start, end = torch.tensor([[9.0] * 5 + [1.0, 0.0]]), torch.tensor([[9.0] * 5 + [0.0, 1.0]])
     begin, past = torch.tensor([0]), torch.tensor([7])
-    (found,) = distinct_spans(start, end, begin, past, [offsets], ["€ ada ben"], 3)
+    (found,) = distinct_spans(start, end, begin, past, [offsets], ["€ ada ben"], 3).as_lists()
     assert found == [Span(18, 0, 1), Span(10, 0, 9), Span(9, 0, 5)]
-    (everything,) = distinct_spans(start, end, begin, past, [offsets], ["€ ada ben"], 100)
+    (everything,) = distinct_spans(start, end, begin, past, [offsets], ["€ ada ben"], 100).as_lists()
     assert {span[1:] for span in everything} == {(0, 1), (0, 5), (0, 9), (2, 5), (2, 9), (6, 9)}
 
 
