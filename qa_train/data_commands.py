@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,8 +14,11 @@ from qa_train.confusions import read_confusions
 from qa_train.convert import DELIMITERS, convert_csv
 from qa_train.download import DATASETS
 from qa_train.download import download as fetch_files
-from qa_train.inspection import format_reports, inspect_file, reports_as_dict
+from qa_train.errors import QAError
+from qa_train.flite_sphinx import FliteSphinx
+from qa_train.inspection import compare_files, format_reports, format_transcript, inspect_file, reports_as_dict
 from qa_train.noise_files import confuse_files, write_noisy_copy
+from qa_train.spoken import SpeechFiles, describe_speech, speak_file
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -27,20 +31,35 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 def inspect(files: tuple[str, ...], tokenizer: str | None, articles: bool, as_json: bool) -> int:
     """Describes data files: counts, alignment of the answers, answerable share, lengths.
 
+    Of two files that share questions the first is taken for a transcript of the second, and its word errors are shown.
+
     \b
-    Example:
+    Examples:
       python -m qa_train inspect train.json dev.json --tokenizer offline-minilm --articles
+      python -m qa_train inspect spoken.json written.json
     """
     opened = None
     if tokenizer:
         from qa_train.model import load_tokenizer  # imports torch, which the other reports do not need
 
         opened = load_tokenizer(tokenizer)
-    reports = [inspect_file(find_data_file(path, Path.cwd()), opened) for path in files]
+    paths = [find_data_file(path, Path.cwd()) for path in files]
+    reports = [inspect_file(path, opened) for path in paths]
+    transcript = None
+    if len(paths) == 2:
+        try:
+            transcript = compare_files(*paths)
+        except QAError as error:  # what two files of another kind lack is no reason to show nothing of them
+            print(f"warning: no word errors: {error}", file=sys.stderr)
     if as_json:
-        print(json.dumps(reports_as_dict(reports, articles), indent=2, ensure_ascii=False))
-    else:
-        print(format_reports(reports, articles))
+        described = reports_as_dict(reports, articles)
+        if transcript:
+            described[str(paths[0])]["word_errors"] = {"written": str(paths[1]), **transcript.as_dict()}
+        print(json.dumps(described, indent=2, ensure_ascii=False))
+        return 0
+    print(format_reports(reports, articles))
+    if transcript:
+        print(f"\n{format_transcript(transcript, *paths)}")
     return 0
 
 
@@ -201,4 +220,66 @@ def noise(
     return 0
 
 
-DATA_COMMANDS = (inspect, download, convert, synthesize, confusions, noise)
+@click.command()
+@click.argument("path", metavar="IN.json")
+@click.argument("out", metavar="OUT.json")
+@click.option("--voice", default="rms", show_default=True, help="One of `flite -lv`.")
+@click.option(
+    "--duration-stretch",
+    type=click.FloatRange(0.2, 5),
+    default=1.15,
+    show_default=True,
+    metavar="F",
+    help="How much slower flite speaks than by itself.",
+)
+@click.option("--snr-db", type=float, metavar="X", help="Add white noise at this signal-to-noise ratio.")
+@click.option("--target-wer", type=float, metavar="W", help="Find the noise for this word error rate, in percent.")
+@click.option(
+    "--form",
+    type=click.Choice(["training", "test"]),
+    default="training",
+    show_default=True,
+    help="training: answers as heard, lost ones dropped. test: all questions, answers as written.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, other noise.")
+@click.option("--num-workers", type=click.IntRange(1), help="Processes.  [default: all cores]")
+@click.option("--keep-audio", metavar="DIR", help="Write a WAV file for each paragraph.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.json.")
+@as_json
+def speak(
+    path: str,
+    out: str,
+    voice: str,
+    duration_stretch: float,
+    num_workers: int | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Writes what a recogniser hears of the contexts when they are read aloud, with or without noise.
+
+    Flite speaks, PocketSphinx writes down; what became of each question is in OUT.fates.jsonl, settings, versions and
+    word error rate are in OUT.manifest.json.
+
+    \b
+    Examples:
+      python -m qa_train speak train.json train-spoken.json
+      python -m qa_train speak test.json test-noise.json --form test --target-wer 44.2
+    """
+    source = find_data_file(path, Path.cwd())
+    engines = FliteSphinx(voice, duration_stretch)
+    manifest = speak_file(source, out, engines, num_workers=num_workers, progress=sys.stderr.isatty(), **options)
+    if as_json:
+        print(json.dumps(manifest, indent=2, ensure_ascii=False))
+        return 0
+    if manifest["unspoken"]:
+        shown = " ".join(list(manifest["unspoken"])[:20])
+        number = sum(manifest["unspoken"].values())
+        print(f"warning: {number:,} characters have no spoken form and were left out: {shown}", file=sys.stderr)
+    print(describe_speech(manifest))
+    files = SpeechFiles(Path(out))
+    print(f"Wrote {out}, {files.fates} and {files.manifest}")
+    return 0
+
+
+DATA_COMMANDS = (inspect, download, convert, synthesize, confusions, noise, speak)

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from qa_train.alignment import AlignmentCounts, count_alignment
 from qa_train.attainable import are_answerable
 from qa_train.data import read_squad
+from qa_train.word_errors import TranscriptReport, WordErrors, compare_transcript
 
 WINDOW_TOKENS = 384
 """Length of a window (question, context and special tokens) beyond which a question needs more than one."""
@@ -119,6 +120,35 @@ def inspect_file(path: str | Path, tokenizer: Tokenizer | None = None) -> FileRe
         num_long=num_long,
         questions_by_article=dict(by_article),
     )
+
+
+def compare_files(transcript: str | Path, written: str | Path) -> TranscriptReport | None:
+    """Compares a transcript with its written text; see `compare_transcript`.
+
+    Raises:
+        DataError: As `read_squad` does, or if no context has words.
+        QAError: If jiwer or, for numbers, inflect is not installed.
+    """
+    return compare_transcript(read_squad(transcript), read_squad(written))
+
+
+def format_transcript(report: TranscriptReport, transcript: str | Path, written: str | Path) -> str:
+    """Returns tables of the word errors of all and of each article, and of the most frequent errors."""
+    rows = [[title, *_error_cells(errors)] for title, errors in report.by_article.items()]
+    headers = ["article", "words", "word error rate", "substitutions", "deletions", "insertions"]
+    errors = _table([["all", *_error_cells(report.overall)], *rows], headers)
+    common = [[word or "(nothing)", heard or "(nothing)", f"{count:,}"] for word, heard, count in report.confusions]
+    title = f"{Path(transcript).name} as a transcript of {Path(written).name}"
+    confusions = tabulate(
+        common, ["written", "heard", "times"], disable_numparse=True, colalign=["left", "left", "right"]
+    )
+    return f"{title}\n\n{errors}\n\n{confusions}"
+
+
+def _error_cells(errors: WordErrors) -> list[str]:
+    rate = _NOT_COUNTED if errors.rate is None else f"{100 * errors.rate:.1f} %"
+    counts = (errors.substitutions, errors.deletions, errors.insertions)
+    return [f"{errors.num_words:,}", rate, *(f"{count:,}" for count in counts)]
 
 
 def _count_tokens(texts: list[str], tokenizer: Tokenizer) -> list[int]:

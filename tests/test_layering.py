@@ -16,17 +16,18 @@ FLOORS = {
     "qa_train": """
         errors watchdog trunk openmp
         metrics cost storage intervals workers display score_table ray_session
-        config_schema data sound_alikes
-        config_io alignment cloze attainable text_scores question_scores confusions
-        config convert baseline augment scoring inspection optim precision tokenization checkpoint offline_model
+        config_schema data sound_alikes sentences noise_level speech
+        config_io alignment cloze attainable text_scores question_scores confusions speech_journal flite_sphinx
+        config convert baseline augment scoring optim precision tokenization checkpoint offline_model spoken_form
         resources questions training_windows evaluation_job download noise_files feature_cache model model_card
-        batching postprocess recipe demo_data.build
-        evaluate
-        passes
+        batching span_search recipe demo_data.build word_errors speech_pool
+        postprocess
+        evaluate inspection realignment
+        passes spoken_squad
         loop
         training
         ray_trainer answering
-        members ensemble
+        members ensemble spoken
         output predictor evaluation
         evaluation_run data_commands
         cli
@@ -109,6 +110,8 @@ ONLY_IN = {
     "optuna": {"sweeps.samplers", "sweeps.configurations", "sweeps.mirror", "analysis.importance"},
     "tensorboardX": {"sweeps.tensorboard"},
     "rich": {"sweeps.live_terminal"},
+    "pocketsphinx": {"qa_train.flite_sphinx"},
+    "inflect": {"qa_train.spoken_form"},
     "matplotlib": {"analysis.plots", "analysis.pictures"},
     "plotly": {"analysis.charts", "analysis.page"},
     "jinja2": {"analysis.page"},

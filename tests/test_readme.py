@@ -144,7 +144,7 @@ def test_the_two_commands_come_first() -> None:
 
 def test_every_block_says_what_it_is_and_needs_something_known() -> None:
     assert {block.language for block in BLOCKS} <= {"bash", "python", "yaml"}
-    assert {block.needs for block in BLOCKS} <= {None, "cloud", "hub", "data"}
+    assert {block.needs for block in BLOCKS} <= {None, "cloud", "hub", "data", "flite"}
     assert len(BLOCKS) == README.count("\n```") / 2
 
 

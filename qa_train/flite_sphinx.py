@@ -1,0 +1,129 @@
+"""Flite speaks, PocketSphinx hears: both offline, the second with the English model that comes with it."""
+
+import math
+import subprocess
+import tempfile
+import wave
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qa_train.errors import QAError
+from qa_train.speech import SAMPLE_RATE, Recogniser, Samples, Voice
+
+_INSTALL = 'pip install -c constraints.txt -e ".[speech]"'
+
+
+@dataclass(frozen=True)
+class FliteSphinx:
+    """The two engines.
+
+    Attributes:
+        voice: One of `flite -lv`; rms and slt are the clearest.
+        duration_stretch: How much slower than by itself flite speaks, above 0.
+    """
+
+    voice: str = "rms"
+    duration_stretch: float = 1.15
+
+    def describe(self) -> Mapping[str, str | float]:
+        """Returns names, settings and versions.
+
+        Raises:
+            QAError: If flite or PocketSphinx is not installed, or flite has no such voice.
+        """
+        # Flite takes a name that it does not know for its default voice, without a word.
+        voices = _run_flite("-lv").partition(":")[2].split()
+        if self.voice not in voices:
+            raise QAError(f"flite: expected one of the voices {', '.join(sorted({*voices}))}, found {self.voice!r}")
+        lines = (line.partition("version:")[2].strip() for line in _run_flite("--version").splitlines())
+        return {
+            "voice": f"flite {self.voice}",
+            "duration_stretch": self.duration_stretch,
+            "flite": next(filter(None, lines), "unknown"),
+            "recogniser": "pocketsphinx en-us",
+            "pocketsphinx": _pocketsphinx_version(),
+        }
+
+    def open_voice(self) -> Voice:
+        """Returns flite."""
+        return _Flite(self.voice, self.duration_stretch)
+
+    def open_recogniser(self) -> Recogniser:
+        """Returns PocketSphinx, which takes a second."""
+        return _PocketSphinx()
+
+
+@dataclass(frozen=True)
+class _Flite:
+    voice: str
+    duration_stretch: float
+
+    def speak(self, text: str) -> Samples:
+        with tempfile.TemporaryDirectory(prefix="spansweep-speech-") as directory:
+            # By a file: on the command line a text could be taken for an option or a file name.
+            source, audio = Path(directory, "text"), Path(directory, "audio.wav")
+            source.write_text(text, encoding="ascii")
+            stretch = f"duration_stretch={self.duration_stretch}"
+            _run_flite("-voice", self.voice, "--setf", stretch, "-f", str(source), "-o", str(audio))
+            with wave.open(str(audio), "rb") as file:
+                rate, frames = file.getframerate(), file.readframes(file.getnframes())
+        samples = np.frombuffer(frames, dtype="<i2").astype(np.int16)
+        return samples if rate == SAMPLE_RATE else _resample(samples, rate)
+
+
+def _resample(samples: Samples, rate: int) -> Samples:
+    """Brings audio to `SAMPLE_RATE`; of flite's voices only kal, with 8000, needs it."""
+    from scipy.signal import resample_poly  # takes a second, and other commands do not need it
+
+    common = math.gcd(rate, SAMPLE_RATE)
+    resampled = resample_poly(samples.astype(np.float64), SAMPLE_RATE // common, rate // common)
+    limits = np.iinfo(np.int16)
+    clipped: Samples = np.clip(np.rint(resampled), limits.min, limits.max).astype(np.int16)
+    return clipped
+
+
+def _run_flite(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["flite", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise QAError("speaking needs flite, not found; apt-get install flite") from error
+    # `flite --version` ends with 1.
+    if done.returncode < 0 or (done.returncode and "-o" in arguments):
+        raise QAError(f"flite: ended with {done.returncode}: {done.stderr.strip() or 'without a message'}")
+    return done.stdout + done.stderr
+
+
+class _PocketSphinx:
+    def __init__(self) -> None:
+        self._decoder = _open_decoder()
+
+    def hear(self, utterances: Sequence[Samples]) -> list[list[str]]:
+        # The decoder carries its noise estimate and its last frames' best Gaussians over from utterance to utterance.
+        self._decoder.reinit()
+        return [self._hear_one(samples) if len(samples) else [] for samples in utterances]
+
+    def _hear_one(self, samples: Samples) -> list[str]:
+        self._decoder.start_utt()
+        self._decoder.process_raw(samples.astype("<i2").tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        hypothesis = self._decoder.hyp()
+        return str(hypothesis.hypstr).lower().split() if hypothesis else []
+
+
+def _open_decoder() -> Any:
+    _pocketsphinx_version()
+    from pocketsphinx import Decoder
+
+    return Decoder(loglevel="FATAL")
+
+
+def _pocketsphinx_version() -> str:
+    try:
+        return version("pocketsphinx")
+    except PackageNotFoundError as error:
+        raise QAError(f"recognising speech needs pocketsphinx, not found; {_INSTALL}") from error
