@@ -128,6 +128,16 @@ def test_a_section_does_what_it_says(heading: str, workspace: Path) -> None:
         pytest.skip("SPOKEN_SQUAD_DIR is not set")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not shutil.which("flite"), reason="needs flite")
+def test_data_are_spoken_as_it_says(workspace: Path) -> None:
+    for block in BLOCKS:
+        if block.needs == "flite":
+            for command in block.commands:
+                run(["bash", "-euc", command], workspace)
+
+
 @pytest.mark.parametrize(
     "command", [line for block in BLOCKS for line in block.commands if _INSTALLING.fullmatch(line)]
 )
