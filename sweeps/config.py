@@ -157,9 +157,11 @@ class SweepConfig(Config):
         return self
 
     def _trunk_problems(self) -> dict[str, str]:
-        """Returns what does not go with trials of several budgets, by key."""
+        """Returns what does not go with trials of several budgets, or without them, by key."""
         if not self.budgets:
-            return {}
+            if self.search.curve == "best":
+                return {}
+            return {"search.curve": "expected best without train.optim.schedule trunk: a trial has one model, no curve"}
         remedy = "give space fields such as optim.learning_rate and optim.warmup_epochs"
         problems = {
             f"space.{key}": f"expected none with train.optim.schedule trunk, {reason}; {remedy}"

@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from sweeps.history import PastTrial
+from sweeps.hypervolume import hypervolume
 from sweeps.records import score
 from sweeps.samplers import distribution, sampler
 from sweeps.search_config import SearchConfig, grid_points, num_configurations
@@ -57,14 +58,16 @@ class Configurations:
         study: In memory, never stored.
     """
 
-    def __init__(self, space: Space, search: SearchConfig) -> None:
+    def __init__(self, space: Space, search: SearchConfig, budgets: Sequence[int] = ()) -> None:
         """Creates a study without any configuration.
 
         Args:
             space: What is searched; may be empty.
             search: Searcher, metric, number of trials, seeds.
+            budgets: After which epochs each trial has a finished model, ascending, if it has several.
         """
         self._search, self._space = search, space
+        self._largest_cost = float(budgets[-1] + budgets[0]) if budgets else 0.0  # the largest budget counts too
         self._distributions = {key: distribution(dimension) for key, dimension in space.dimensions.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first = StudyDirection.MAXIMIZE if search.mode == "max" else StudyDirection.MINIMIZE
@@ -116,7 +119,7 @@ class Configurations:
         found = _Configuration(None, set())
         for trial in (trial for trial in past if trial.has_ended):
             last = trial.rows[-1]
-            self._note_end(found, self.best(trial.rows) or last, _STATES[str(last["status"])])
+            self._note_end(found, self.outcome(trial.rows) or last, _STATES[str(last["status"])])
         is_inside, all_went_well = self._space.contains(values), found.states <= {TrialState.COMPLETE}
         missing = set(self._search.seeds) - {trial.seed for trial in past} if is_inside and all_went_well else set()
         found.waiting = missing | {trial.seed for trial in past if trial.seed is not None and not trial.has_ended}
@@ -175,10 +178,19 @@ class Configurations:
         self._open[number].waiting.discard(seed)
         self._tell_if_done(number)
 
-    def best(self, reports: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        """Returns the report of the best finished model, which stands for a trial; None if there is none."""
+    def outcome(self, reports: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """Returns what stands for a trial: the report of its best finished model; None if there is none.
+
+        With `search.curve: hypervolume` the score in it is that of the curve: the mean over epochs, up to the largest
+        budget and as many again as the smallest one has, of the best score of a model that costs no more.
+        """
         finished = [report for report in reports if report.get("budget_epochs")]
-        return max(finished, key=lambda report: score(report, self._search.metric, self._search.mode), default=None)
+        metric = self._search.metric
+        best = max(finished, key=lambda report: score(report, metric, self._search.mode), default=None)
+        if best is None or self._search.curve == "best" or self._score(best) is None:
+            return best
+        points = [(float(row["budget_epochs"]), value) for row in finished if (value := self._score(row)) is not None]
+        return {**best, metric: hypervolume(points, self._largest_cost)}
 
     def _note_end(self, found: _Configuration, result: Mapping[str, Any], state: TrialState) -> None:
         objectives = self._objectives(result)

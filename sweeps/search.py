@@ -101,6 +101,7 @@ class StudySearcher(_Unsaved):
         past: Sequence[PastTrial] = (),
         own_seed: int | None = None,
         duplicates: Duplicates | None = None,
+        budgets: Sequence[int] = (),
     ) -> None:
         """Creates a study that knows the trials of earlier runs.
 
@@ -112,11 +113,12 @@ class StudySearcher(_Unsaved):
             own_seed: The sweep's `train.seed`, which the ids of its trials leave out; by default the first of
                 `search.seeds`.
             duplicates: Knows what was trained before; by default nothing is known.
+            budgets: After which epochs each trial has a finished model, ascending, if it has several.
         """
         super().__init__(metric=search.metric, mode=search.mode)
         self._seeds, self._duplicates = search.seeds, duplicates
         self._own_seed = search.seeds[0] if own_seed is None else own_seed
-        self._configurations = Configurations(space, search)
+        self._configurations = Configurations(space, search, budgets)
         self._queue: deque[Suggestion] = deque()
         self._open: dict[str, Suggestion] = {}
         self._running: set[str] = set()  # identities
@@ -214,7 +216,7 @@ class StudySearcher(_Unsaved):
         is_last = result.get("budget_epochs") and result.get("status") != "running"
         has_score = result.get(self.metric) is not None
         status = "completed" if is_last else "stopped_early" if has_score else "failed"
-        self._end(suggestion, self._configurations.best(finished) or result, "failed" if error else status)
+        self._end(suggestion, self._configurations.outcome(finished) or result, "failed" if error else status)
 
     def _end(self, suggestion: Suggestion, result: Mapping[str, Any], status: str) -> None:
         number = suggestion.name.number

@@ -39,6 +39,9 @@ class SearchConfig(Config):
     cost_metric: Literal["cost.device_s", "cost.tflop"] | None = Field(
         default=None, description="second objective, minimized; the searcher then looks for the whole trade-off"
     )
+    curve: Literal["best", "hypervolume"] = Field(
+        default="best", description="what a trial of several budgets counts as: its best model, or score over epochs"
+    )
     seed: Seed = Field(default=0, description="of the sampling")
     enqueue: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = Field(
         default=(), description="tried first", json_schema_extra=_ENQUEUE
@@ -57,6 +60,11 @@ class SearchConfig(Config):
         better = "min" if self.metric == "eval_loss" else "max"
         if self.mode != better:
             raise CrossCheckError({"mode": f"expected {better} for metric {self.metric}, found {self.mode}"})
+        if self.curve == "hypervolume" and (self.mode == "min" or self.cost_metric):
+            text = (
+                "expected best with metric eval_loss or a cost_metric: a hypervolume is of a score and of cost already"
+            )
+            raise CrossCheckError({"curve": f"{text}; found hypervolume"})
         if problem := repeated(self.seeds):
             raise CrossCheckError({"seeds": problem})
         return self

@@ -204,7 +204,7 @@ def simulate(config: SweepConfig, curve_of: CurveOf, num_at_once: int, devices: 
         # These records need not outlive the process, so nobody waits for the disk.
         journal = stack.enter_context(Journal(directory, durable=False))
         recorder = Recorder(config, journal, say=lambda line: None)
-        searcher = StudySearcher(config.space, config.search, own_seed=config.train.seed)
+        searcher = StudySearcher(config.space, config.search, own_seed=config.train.seed, budgets=config.budgets)
         stopping = Stopping(config.stop, config.search.mode)
         simulation = Simulation(config, curve_of, searcher, stopping, recorder, num_at_once, devices)
         simulation.run()

@@ -74,7 +74,7 @@ class Tuning:
             SweepError: If the records cannot be written.
         """
         config = self.config
-        self._run(StudySearcher(config.space, config.search, past, config.train.seed, self), stopping)
+        self._run(StudySearcher(config.space, config.search, past, config.train.seed, self, config.budgets), stopping)
 
     def run_finalists(self) -> None:
         """Runs the finalists that are left, unless a limit has ended the sweep.

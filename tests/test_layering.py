@@ -34,7 +34,7 @@ FLOORS = {
         __main__
     """,
     "sweeps": """
-        records pricing space identity live_terminal object_store preload
+        records pricing space identity live_terminal object_store preload hypervolume
         search_config trial_store curves
         config journal trial attempts lock tally samplers
         store_lock stopping

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
           optim.learning_rate: {loguniform: [1.0e-6, 1.0e-4]}
           optim.warmup_ratio:  {uniform: [0.0, 0.2]}
         search: {searcher: tpe, num_trials: null, max_concurrent_trials: auto, metric: dev.f1, mode: max,
-                 cost_metric: null, seed: 0, enqueue: [], seeds: [0], reuse_from: []}
+                 cost_metric: null, curve: best, seed: 0, enqueue: [], seeds: [0], reuse_from: []}
         stop:   {trial_scheduler: none, rungs: [0.25, 0.5], reduction_factor: 3, min_trials: 3,
                  max_failures: 2, max_usd: null, max_device_hours: null, max_wall_s: null}
         finalists: {top: 0, seeds: [0, 1, 2]}
@@ -194,6 +194,16 @@ def test_trials_of_several_budgets_have_their_epochs_from_them(tmp_path: Path) -
         "space.optim.warmup_ratio",
         "stop.rungs",
     ]
+
+
+def test_a_curve_counts_by_its_hypervolume_where_there_is_one(tmp_path: Path) -> None:
+    asked = "search.curve=hypervolume"
+    assert load(tmp_path, GOOD, [*TRUNK, asked]).search.curve == "hypervolume"
+    [problem] = problems(tmp_path, GOOD, [asked])
+    assert problem.startswith("search.curve: expected best without train.optim.schedule trunk")
+    for other in (["search.metric=eval_loss", "search.mode=min"], ["search.cost_metric=cost.tflop"]):
+        [problem] = problems(tmp_path, GOOD, [*TRUNK, asked, *other])
+        assert problem.startswith("search.curve: expected best with metric eval_loss or a cost_metric")
 
 
 def test_trainings_are_counted_with_their_seeds_and_the_finalists(tmp_path: Path) -> None:

@@ -508,3 +508,25 @@ def test_the_best_budget_of_an_earlier_run_is_told() -> None:
     past = PastTrial("00000", {"num_epochs": 2}, tuple(rows))
     searcher = StudySearcher(Space({"num_epochs": IntRange(1, 5)}), SearchConfig(num_trials=2), [past])
     assert searcher.study.trials[0].value == 33.0
+
+
+def test_the_curve_of_a_trial_with_several_budgets_is_told_as_its_hypervolume() -> None:
+    curve = [
+        {"status": "running", "epochs_trained": 1, "budget_epochs": 1, "dev.f1": 30.0},
+        {"status": "running", "epochs_trained": 2, "budget_epochs": 2, "dev.f1": 44.0},
+        {"status": "completed", "epochs_trained": 4, "budget_epochs": 4, "dev.f1": 41.0},
+    ]
+    expected = (30 * 1 + 44 * 3) / 5  # 30 from 1 to 2 epochs, 44 from then on up to 4 + 1
+    search, space = (
+        SearchConfig(num_trials=2, curve="hypervolume"),
+        Space({"optim.learning_rate": Choice((1e-4, 2e-4))}),
+    )
+    searcher = StudySearcher(space, search, budgets=(1, 2, 4))
+    searcher.suggest("x")
+    for report in curve[:2]:
+        searcher.on_trial_result("x", report)
+    searcher.on_trial_complete("x", curve[2])
+    assert searcher.study.trials[0].value == pytest.approx(expected)
+    past = PastTrial("00000", {"optim.learning_rate": 1e-4}, tuple(curve))
+    resumed = StudySearcher(space, search, [past], budgets=(1, 2, 4))
+    assert resumed.study.trials[0].value == pytest.approx(expected)
