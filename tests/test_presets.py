@@ -59,7 +59,7 @@ def test_the_presets_that_users_are_told_of_are_there() -> None:
     expected |= {"study_10_epochs", "study_30_epochs"}
     assert {path.stem for path in TRAIN_PRESETS} == expected
     expected = {"demo", "demo_budgets", "epochs_lr_warmup", "offline_minilm", "study_budgets", "study_grid"}
-    expected |= {"recognition_noise", "recognition_noise_seeds"}
+    expected |= {"epoch_budgets", "recognition_noise", "recognition_noise_seeds"}
     assert {path.stem for path in SWEEP_PRESETS} == expected
 
 

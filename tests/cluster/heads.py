@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,19 @@ def running_head(room: Path) -> Iterator[Head]:
         environment = {"RAY_AUTH_MODE": "token", "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         environment["RAY_worker_niceness"] = "0"  # by default 15: starved by whatever else runs here
         with running(room, "head", *start, **environment) as head:
-            head.wait_for(lambda: listens(port))
-            yield Head(f"http://127.0.0.1:{port}", token_path, {"RAY_ADDRESS": f"http://127.0.0.1:{port}"})
+            address = f"http://127.0.0.1:{port}"
+            head.wait_for(lambda: serves_jobs(address, token_path.read_text()))
+            yield Head(address, token_path, {"RAY_ADDRESS": address})
             head.process.terminate()
             head.finish()
+
+
+def serves_jobs(address: str, token: str) -> bool:
+    """Whether a job server answers; a busy machine's listens some time before that."""
+    request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def listens(port: int) -> bool:
