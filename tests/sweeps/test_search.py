@@ -511,7 +511,7 @@ def test_the_best_budget_of_an_earlier_run_is_told() -> None:
 
 
 def test_the_curve_of_a_trial_with_several_budgets_is_told_as_its_hypervolume() -> None:
-    curve = [
+    curve: list[Row] = [
         {"status": "running", "epochs_trained": 1, "budget_epochs": 1, "dev.f1": 30.0},
         {"status": "running", "epochs_trained": 2, "budget_epochs": 2, "dev.f1": 44.0},
         {"status": "completed", "epochs_trained": 4, "budget_epochs": 4, "dev.f1": 41.0},
