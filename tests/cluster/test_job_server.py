@@ -1,6 +1,7 @@
 """`python -m cluster submit jobs` against a real Ray head with token authentication."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from tests.cluster.heads import ROOT, SWEEP_YAML, Head, running_head
 from tests.commands import Command, running
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(900),
+    # `ray start` splits the commands of its workers at spaces; an own Ray of ours is given a quoted one.
+    pytest.mark.xfail(" " in sys.executable, reason="Ray's job server starts nothing from such a path", run=False),
+]
 
 NOTE = """it's a "note" [of {three}], with $HOME and  two spaces"""
 
