@@ -17,7 +17,6 @@ from cluster.render import SBATCH, fill
 # Takes the place of Python: as Ray's head it listens on the port, as another node it waits, as the driver it
 # does what DRIVER says.
 PYTHON = """\
-#!{python}
 import os, signal, socket, sys, time
 from pathlib import Path
 arguments = sys.argv[1:]
@@ -25,6 +24,8 @@ options = dict(part.partition("=")[::2] for part in arguments)
 with open("calls.txt", "a") as calls:
     print(os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_ADDRESS"), *arguments, file=calls)
 if "--head" in arguments:
+    if os.environ["DRIVER"] == "no head":
+        sys.exit("no head")
     Path("token_mode.txt").write_text(oct(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).stat().st_mode & 0o777))
     Path("token.txt").write_text(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text())
     listening = socket.create_server((options["--node-ip-address"], int(options["--port"])))
@@ -69,7 +70,9 @@ def job(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     directory, tools = tmp_path / "a job", tmp_path / "bin"
     directory.mkdir()
     tools.mkdir()
-    for name, text in {"srun": SRUN, "hostname": HOSTNAME, "python": PYTHON.format(python=sys.executable)}.items():
+    (tools / "python.py").write_text(PYTHON)
+    python = f'#!/bin/bash\nexec "{sys.executable}" "{tools}/python.py" "$@"\n'
+    for name, text in {"srun": SRUN, "hostname": HOSTNAME, "python": python}.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     values = {"ID": "a-1", "DIRECTORY": f"'{directory}'", "PYTHON": str(tools / "python"), "NODES": "3"}
@@ -81,6 +84,12 @@ def job(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 def start(job: tuple[Path, dict[str, str]], driver: str) -> subprocess.Popen[bytes]:
     directory, environment = job
     return subprocess.Popen(["bash", directory / "sweep.sbatch"], env=environment | {"DRIVER": driver})
+
+
+def test_a_head_that_does_not_start_ends_the_job(job: tuple[Path, dict[str, str]]) -> None:
+    directory, _ = job
+    assert start(job, "no head").wait(60) == 1
+    assert len((directory / "calls.txt").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("status", [0, 1])
