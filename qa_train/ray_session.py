@@ -19,6 +19,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray's monitor would kill the actor that waits for a trial, and with it Tune; the kernel kills the trial's process.
+    "RAY_memory_monitor_refresh_ms": "0",
     # Ray Train's controller looks at its workers every two seconds otherwise.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

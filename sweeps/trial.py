@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -76,6 +77,7 @@ Message = dict[str, Any]
 def run_trial(job: TrialJob, connection: Connection) -> None:
     """Trains and sends a message after each epoch; the body of the trial's process."""
     _log_to(job.directory / LOG)
+    _be_killed_first()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     limit_threads(job.num_threads)
     try:
@@ -217,6 +219,12 @@ def _log_to(path: Path) -> None:
     os.dup2(descriptor, 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - as long as the process lives
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def _be_killed_first() -> None:
+    """Lets Linux, where memory runs out, end this process, which is started again, rather than Ray or the driver."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _die_with_parent() -> None:

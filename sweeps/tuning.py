@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune import TuneError
 
+from qa_train.errors import SweepError
 from sweeps.answers import Answers, Source, copy_scores
 from sweeps.config import StopConfig, SweepConfig
 from sweeps.finalists import finalists_left
@@ -126,6 +128,16 @@ class Tuning:
             if listener.error:  # Tune replaces what a callback raises by its traceback
                 raise listener.error from None
             raise
+        except RuntimeError as error:
+            # Tune knows what to do when an actor dies, but not when a cluster's memory monitor kills one.
+            if not isinstance(error.__cause__, OutOfMemoryError):
+                raise
+            reason = str(error.__cause__).splitlines()[0]
+            raise SweepError(
+                f"{self.store.address}: Ray killed a trial as memory ran short ({reason}); "
+                "lower search.max_concurrent_trials or train.optim.batch_size, then go on: python -m sweeps resume "
+                f"{self.store.address}"
+            ) from error
         finally:
             self.recorder.close()
             shutil.rmtree(scratch, ignore_errors=True)

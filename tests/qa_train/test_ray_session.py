@@ -1,3 +1,4 @@
+import os
 import socket
 import stat
 from pathlib import Path
@@ -131,3 +132,7 @@ def test_a_path_with_a_space_is_quoted_for_the_shell_that_starts_workers(
     monkeypatch.setattr("sys.executable", executable)
     assert ray_session._runtime_env(None) == expected
     assert ray_session._runtime_env(7)["env_vars"] == {"RAY_ADDRESS": "127.0.0.1:7"}
+
+
+def test_an_own_ray_leaves_it_to_the_kernel_which_process_ends_for_want_of_memory() -> None:
+    assert os.environ.get("RAY_memory_monitor_refresh_ms") == "0"  # noqa: SIM112

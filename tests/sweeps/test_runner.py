@@ -1,5 +1,6 @@
 import contextlib
 import pickle
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from ray import cloudpickle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import TuneError
 
 from qa_train.config import build_config
@@ -161,6 +162,24 @@ def test_an_error_of_tune_itself_is_not_hidden(tmp_path: Path, tuner: type[FakeT
     tuner.script = staticmethod(script)
     with pytest.raises(TuneError, match="ZeroDivisionError"):
         run(tmp_path)
+
+
+def test_a_trial_that_a_cluster_kills_for_want_of_memory_ends_the_sweep_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuner: type[FakeTuner]
+) -> None:
+    def fit(self: FakeTuner) -> None:
+        text = "1 worker(s) were killed due to the node running low on memory.\nRefer to …"
+        memory = OutOfMemoryError(text)  # type: ignore[no-untyped-call]
+        raise RuntimeError("Caught unexpected exception") from memory  # as Tune's actor manager does
+
+    monkeypatch.setattr(FakeTuner, "fit", fit)
+    with pytest.raises(SweepError) as caught:
+        runner.run_sweep(config(), tmp_path / "sweep", say=lambda line: None)
+    assert re.fullmatch(
+        r".*/sweep: Ray killed a trial as memory ran short \(1 worker\(s\) were killed due to the node running low on "
+        r"memory\.\); lower search\.max_concurrent_trials .*, then go on: python -m sweeps resume .*/sweep",
+        str(caught.value),
+    )
 
 
 def test_ctrl_c_records_what_runs_as_interrupted(tmp_path: Path, tuner: type[FakeTuner]) -> None:

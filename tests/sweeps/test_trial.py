@@ -18,6 +18,7 @@ import pytest
 from qa_train.checkpoint import latest_checkpoint, remove_checkpoints
 from qa_train.config import TrainConfig, build_config
 from qa_train.loop import Report
+from sweeps import trial
 from sweeps.trial import CHECKPOINTS, LOG, REPORTS, Message, TrialJob, TrialProcess, columns, run_trial
 from tests.tiny_models import tiny_model_dir, tiny_squad
 
@@ -58,6 +59,12 @@ def sends_two(job: TrialJob, connection: Connection) -> None:
 def waits_for_ever(job: TrialJob, connection: Connection) -> None:
     connection.send({"status": "running", "pid": os.getpid()})
     time.sleep(10 * TIMEOUT_S)
+
+
+def says_who_is_killed_first(job: TrialJob, connection: Connection) -> None:
+    trial._be_killed_first()
+    connection.send({"status": "completed", "oom_score_adj": Path("/proc/self/oom_score_adj").read_text().strip()})
+    connection.close()
 
 
 def exits_with_3(job: TrialJob, connection: Connection) -> None:
@@ -190,6 +197,11 @@ def test_an_error_without_a_message_says_so(tmp_path: Path) -> None:
     with process(job(tmp_path), fails_without_a_message) as running:
         found = running.next_message()
     assert (found["error.type"], found["error.message"]) == ("ZeroDivisionError", "no message")
+
+
+def test_where_memory_runs_out_the_kernel_ends_a_trial_first(tmp_path: Path) -> None:
+    with process(job(tmp_path), says_who_is_killed_first) as running:
+        assert running.next_message()["oom_score_adj"] == "1000"
 
 
 def test_stopping_ends_a_process_at_once(tmp_path: Path) -> None:
