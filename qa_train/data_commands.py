@@ -15,7 +15,7 @@ from qa_train.convert import DELIMITERS, convert_csv
 from qa_train.download import DATASETS
 from qa_train.download import download as fetch_files
 from qa_train.errors import QAError
-from qa_train.flite_sphinx import FliteSphinx
+from qa_train.flite_sphinx import MAX_STRETCH, MIN_STRETCH, FliteSphinx
 from qa_train.inspection import compare_files, format_reports, format_transcript, inspect_file, reports_as_dict
 from qa_train.noise_files import confuse_files, write_noisy_copy
 from qa_train.spoken import SpeechFiles, describe_speech, speak_file
@@ -226,7 +226,7 @@ def noise(
 @click.option("--voice", default="rms", show_default=True, help="One of `flite -lv`.")
 @click.option(
     "--duration-stretch",
-    type=click.FloatRange(0.2, 5),
+    type=click.FloatRange(MIN_STRETCH, MAX_STRETCH),
     default=1.15,
     show_default=True,
     metavar="F",

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from qa_train.errors import QAError
+from qa_train.errors import ConfigError, QAError
 from qa_train.speech import SAMPLE_RATE, Recogniser, Samples, Voice
 
+MIN_STRETCH, MAX_STRETCH = 0.2, 5.0
 _INSTALL = 'pip install -c constraints.txt -e ".[speech]"'
 
 
@@ -24,7 +25,7 @@ class FliteSphinx:
 
     Attributes:
         voice: One of `flite -lv`; rms and slt are the clearest.
-        duration_stretch: How much slower than by itself flite speaks, above 0.
+        duration_stretch: How much slower than by itself flite speaks, `MIN_STRETCH` to `MAX_STRETCH`.
     """
 
     voice: str = "rms"
@@ -34,8 +35,13 @@ class FliteSphinx:
         """Returns names, settings and versions.
 
         Raises:
+            ConfigError: If the stretch is out of its range.
             QAError: If flite or PocketSphinx is not installed, or flite has no such voice.
         """
+        if not MIN_STRETCH <= self.duration_stretch <= MAX_STRETCH:
+            raise ConfigError(
+                [f"expected {MIN_STRETCH} to {MAX_STRETCH}, found {self.duration_stretch}"], "--duration-stretch"
+            )
         # Flite takes a name that it does not know for its default voice, without a word.
         voices = _run_flite("-lv").partition(":")[2].split()
         if self.voice not in voices:
@@ -67,12 +73,21 @@ class _Flite:
         with tempfile.TemporaryDirectory(prefix="spansweep-speech-") as directory:
             # By a file: on the command line a text could be taken for an option or a file name.
             source, audio = Path(directory, "text"), Path(directory, "audio.wav")
-            source.write_text(text, encoding="ascii")
             stretch = f"duration_stretch={self.duration_stretch}"
-            _run_flite("-voice", self.voice, "--setf", stretch, "-f", str(source), "-o", str(audio))
-            with wave.open(str(audio), "rb") as file:
-                rate, frames = file.getframerate(), file.readframes(file.getnframes())
+            try:
+                source.write_text(text, encoding="ascii")
+                _run_flite("-voice", self.voice, "--setf", stretch, "-f", str(source), "-o", str(audio))
+                with wave.open(str(audio), "rb") as file:
+                    rate, expected = file.getframerate(), file.getnframes()
+                    frames = file.readframes(expected)
+            except (OSError, EOFError, wave.Error) as error:
+                raise QAError(f"{directory}: flite's audio cannot be kept there: {error}") from error
         samples = np.frombuffer(frames, dtype="<i2").astype(np.int16)
+        if len(samples) < expected:  # flite does not notice a full disk
+            raise QAError(
+                f"{directory}: expected {expected:,} samples of speech, found {len(samples):,}; free some space, or "
+                "set TMPDIR to where there is some"
+            )
         return samples if rate == SAMPLE_RATE else _resample(samples, rate)
 
 
@@ -92,6 +107,8 @@ def _run_flite(*arguments: str) -> str:
         done = subprocess.run(["flite", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise QAError("speaking needs flite, not found; apt-get install flite") from error
+    except OSError as error:
+        raise QAError(f"flite: cannot be started: {error.strerror}") from error
     # `flite --version` ends with 1.
     if done.returncode < 0 or (done.returncode and "-o" in arguments):
         raise QAError(f"flite: ended with {done.returncode}: {done.stderr.strip() or 'without a message'}")
@@ -119,7 +136,12 @@ def _open_decoder() -> Any:
     _pocketsphinx_version()
     from pocketsphinx import Decoder
 
-    return Decoder(loglevel="FATAL")
+    try:
+        return Decoder(loglevel="FATAL")
+    except RuntimeError as error:
+        raise QAError(
+            f"pocketsphinx: its English model cannot be opened: {error}; is POCKETSPHINX_PATH set?"
+        ) from error
 
 
 def _pocketsphinx_version() -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
+from qa_train.confusions import spoken_words
 from qa_train.data import Answer
 from qa_train.metrics import normalize_answer
 from qa_train.spoken_form import SpokenWord
@@ -76,27 +77,29 @@ class HeardContext:
 
     def _align(self, sentence: HeardSentence, first_heard: int) -> None:
         first_spoken = len(self._places)
-        output = align_words([[word.text for word in sentence.spoken]], [sentence.heard])
+        # Spoken words have no apostrophes or stops, what is heard can: it is aligned in the same form, token by token.
+        tokens = [(token, index) for index, word in enumerate(sentence.heard) for token in spoken_words(word)]
+        word_of = [first_heard + index for _, index in tokens] + [first_heard + len(sentence.heard)]
+        output = align_words([[word.text for word in sentence.spoken]], [[token for token, _ in tokens]])
         for is_right, chunks in _stretches(output.alignments[0]):
             if is_right:
                 for chunk in chunks:
                     for offset in range(chunk.ref_end_idx - chunk.ref_start_idx):
                         spoken = first_spoken + chunk.ref_start_idx + offset
-                        heard = first_heard + chunk.hyp_start_idx + offset
+                        heard = word_of[chunk.hyp_start_idx + offset]
                         self._places.append(_Place(heard, heard + 1, True, len(self._stretches)))
                         self._stretches.append((spoken, spoken + 1, heard, heard + 1))
                 continue
             for chunk in chunks:
                 for offset in range(chunk.ref_end_idx - chunk.ref_start_idx):
-                    heard = first_heard + min(chunk.hyp_start_idx + offset, chunk.hyp_end_idx)
+                    heard = word_of[min(chunk.hyp_start_idx + offset, chunk.hyp_end_idx)]
                     end = heard + (chunk.type == "substitute")
                     self._places.append(_Place(heard, end, False, len(self._stretches)))
             self._stretches.append(
                 (
                     first_spoken + chunks[0].ref_start_idx,
                     first_spoken + chunks[-1].ref_end_idx,
-                    first_heard + chunks[0].hyp_start_idx,
-                    first_heard + chunks[-1].hyp_end_idx,
+                    *_word_range(word_of, chunks[0].hyp_start_idx, chunks[-1].hyp_end_idx),
                 )
             )
 
@@ -165,9 +168,14 @@ class HeardContext:
         return self._span("exact", start, stop, self._heard[start:stop])
 
     def _span(self, fate: Fate, first: int, end: int, spoken: Sequence[str]) -> Found:
-        heard = self._heard[first:end]
-        error = count_word_errors([(spoken, heard)]).rate
-        return Found(fate, self._offsets[first], " ".join(heard), error)
+        text = " ".join(self._heard[first:end])
+        error = count_word_errors([(spoken_words(" ".join(spoken)), spoken_words(text))]).rate
+        return Found(fate, self._offsets[first], text, error)
+
+
+def _word_range(word_of: Sequence[int], start: int, end: int) -> tuple[int, int]:
+    """Returns the words that tokens `start` to `end` belong to; `word_of` has the word of each token, and one more."""
+    return word_of[start], word_of[end - 1] + 1 if end > start else word_of[start]
 
 
 def _stretches(alignment: Sequence[Any]) -> Iterator[tuple[bool, list[Any]]]:

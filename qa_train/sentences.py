@@ -7,7 +7,9 @@ MAX_SENTENCE_WORDS = 30
 """Longer sentences are cut; a recogniser slows down, and loses its way, in long ones."""
 
 # A stop, closing quotes or brackets, white space, then what begins a sentence. Line breaks end one anyhow.
-_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[A-Z0-9\u00c0-\u00de])|\s*\n\s*")
+_END = re.compile(
+    r"(?<![.!?\u2026])[.!?\u2026]+[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[A-Z0-9\u00c0-\u00de])|\s*\n\s*"
+)
 _ABBREVIATION = re.compile(r"(?<![^\W_])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Jr|Prof|Gen|Col|Lt|Capt|Rev|No|vs|c|ca|cf)\.$")
 _CLAUSE_END = tuple(",;:—")
 

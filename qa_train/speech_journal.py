@@ -1,5 +1,6 @@
 """What was heard so far, kept on disk paragraph by paragraph, so that a run can be gone on with."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -120,8 +121,11 @@ class SpeechJournal:
             raise DataError(f"{self._path}: cannot be written: {error.strerror}; go on with --resume") from error
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; one that holds no more than settings, which nobody misses, is removed."""
+        with contextlib.suppress(OSError):  # of a row that could not be written, which was told
+            self._file.close()
+        if not self.paragraphs and self.level is None:
+            self._path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Removes it, at the end of a run."""

@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -20,6 +21,7 @@ from qa_train.speech import SAMPLE_RATE, Engines, Recogniser, Samples, Voice, ad
 from qa_train.speech_journal import HeardParagraph
 from qa_train.spoken_form import SpokenForm, SpokenWord, spoken_form
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -81,15 +83,22 @@ def _cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-_worker: tuple[Voice, Recogniser]  # of this process
+_engines: Engines  # of this process
 
 
 def _start_worker(engines: Engines) -> None:
-    global _worker
+    global _engines
+    _engines = engines
     # Ctrl-C ends a worker without a traceback; the parent says what there is to say.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `SpeechPool._submit`
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = engines.open_voice(), engines.open_recogniser()
+
+
+@cache
+def _worker() -> tuple[Voice, Recogniser]:
+    """Returns the engines of this process; opened with its first task, so that an error is that task's."""
+    return _engines.open_voice(), _engines.open_recogniser()
 
 
 def _end_with_parent() -> None:
@@ -99,11 +108,11 @@ def _end_with_parent() -> None:
 
 
 def _speak_in_worker(context: str) -> tuple[Samples, ...]:
-    return speak(context, _worker[0])
+    return speak(context, _worker()[0])
 
 
 def _hear_in_worker(task: Task) -> HeardParagraph:
-    return hear(task, *_worker)
+    return hear(task, *_worker())
 
 
 class SpeechPool:
@@ -143,8 +152,7 @@ class SpeechPool:
         """Reads contexts aloud, in order."""
         if self._here:
             return [speak(context, self._here[0]) for context in contexts]
-        assert self._pool
-        return [_result(future) for future in [self._pool.submit(_speak_in_worker, text) for text in contexts]]
+        return [_result(future) for future in [self._submit(_speak_in_worker, text) for text in contexts]]
 
     def hear(self, tasks: Iterable[Task]) -> Iterator[HeardParagraph]:
         """Yields what was heard of the paragraphs, each as soon as it is there.
@@ -155,17 +163,32 @@ class SpeechPool:
         if self._here:
             yield from (hear(task, *self._here) for task in tasks)
             return
-        assert self._pool
-        futures = [self._pool.submit(_hear_in_worker, task) for task in tasks]
+        futures = [self._submit(_hear_in_worker, task) for task in tasks]
         for future in as_completed(futures):
             yield _result(future)
+
+    def _submit(self, function: Callable[[_S], _T], argument: _S) -> Future[_T]:
+        """Hands work to a process, a new one if all are busy and more may be started."""
+        assert self._pool
+        # A process that starts does not know yet what to do on Ctrl-C: it inherits that it has to wait.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(function, argument)
+        except BrokenProcessPool as error:
+            raise _died() from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _result(future: Future[_T]) -> _T:
     try:
         return future.result()
     except BrokenProcessPool as error:
-        raise QAError(
-            "a process that speaks and hears died, as the system lets it when memory runs out; go on with --resume and "
-            "a lower --num-workers"
-        ) from error
+        raise _died() from error
+
+
+def _died() -> QAError:
+    return QAError(
+        "a process that speaks and hears died, as the system lets it when memory runs out; go on with --resume and "
+        "a lower --num-workers"
+    )

@@ -26,7 +26,7 @@ from qa_train.spoken_squad import Form, SpokenQuestions, respeak
 from qa_train.storage import Pathlike, read_json, write_json, write_text
 from qa_train.word_errors import WordErrors, align_words, count_word_errors, written_words
 
-VERSION = 1
+VERSION = 2
 """Of how texts are cut, spelled out and made noisy; a new one where any of it gives other data."""
 
 
@@ -45,15 +45,18 @@ class SpeechFiles:
 
     @property
     def fates(self) -> Path:  # noqa: D102
-        return self.out.with_suffix(".fates.jsonl")
+        return self._beside(".fates.jsonl")
 
     @property
     def manifest(self) -> Path:  # noqa: D102
-        return self.out.with_suffix(".manifest.json")
+        return self._beside(".manifest.json")
 
     @property
     def journal(self) -> Path:  # noqa: D102
-        return self.out.with_suffix(".partial.jsonl")
+        return self._beside(".partial.jsonl")
+
+    def _beside(self, ending: str) -> Path:
+        return self.out.with_name(f"{self.out.name.removesuffix('.json')}{ending}")
 
 
 def speak_file(
@@ -87,7 +90,7 @@ def speak_file(
         num_workers: Processes, 1 or more; by default all cores that this process may use.
         keep_audio: A directory for one WAV file for each paragraph.
         resume: Whether to go on with an interrupted run, if there is one.
-        overwrite: Whether to replace `out`; never if it is `path` itself.
+        overwrite: Whether to replace `out` and the files beside it; never `path` itself.
         progress: Whether to show a bar.
 
     Returns:
@@ -95,20 +98,21 @@ def speak_file(
 
     Raises:
         ConfigError: If both `snr_db` and `target_wer` are given, or one is out of its range.
-        DataError: As `read_squad` does; if `out` exists or a file cannot be written; if there is an interrupted run
-            and not `resume`, or one with other settings; if another process works on `out`; or if no question is left.
+        DataError: As `read_squad` does; if `out` or a file beside it exists or cannot be written; if the input holds
+            half of a surrogate pair; if there is an interrupted run and not `resume`, or one with other settings; if
+            another process works on `out`; or if no question is left.
         QAError: If an engine or a library is missing, a process dies, or no noise gives `target_wer`.
     """
     _check_noise(snr_db, target_wer)
     data = read_squad(Path(path))
     files = SpeechFiles(Path(out))
-    if files.out.exists() and (not overwrite or files.out.samefile(path)):
-        raise DataError(f"{out}: expected a new file, found one there; name another one, or pass --overwrite")
+    _check_files(files, Path(path), overwrite)
     align_words([["a"]], [["a"]]), written_words("1")  # a missing library shows now, not after hours
     identity = {"version": VERSION, "engines": dict(engines.describe()), "input_sha256": data.sha256}
     identity |= {"libraries": {name: version(name) for name in ("inflect", "jiwer", "numpy")}}
     identity |= {"seed": seed, "snr_db": snr_db, "target_wer": target_wer}
     content = read_json(path)
+    _check_unicode(content, path)
     contexts = [
         (article["title"], paragraph["context"]) for article in content["data"] for paragraph in article["paragraphs"]
     ]
@@ -120,7 +124,7 @@ def speak_file(
         spoken = respeak(content, [journal.paragraphs[n].sentences for n in range(len(contexts))], form, str(path))
         manifest = _describe(identity, run, journal, level, spoken)
         manifest |= {"form": form, "input": Path(path).name, "wall_s": time.perf_counter() - start}
-        _write(files, spoken, manifest, str(path))
+        _write(files, spoken, manifest)
         journal.remove()
     return manifest
 
@@ -154,6 +158,28 @@ def _check_noise(snr_db: float | None, target_wer: float | None) -> None:
         raise ConfigError([f"expected more than 0 and at most 100 percent, found {target_wer}"], "--target-wer")
 
 
+def _check_files(files: SpeechFiles, source: Path, overwrite: bool) -> None:
+    """Refuses what would be known only after all work, or would replace something unasked."""
+    try:
+        written = [file for file in (files.out, files.fates, files.manifest) if file.exists()]
+        if files.journal.exists():  # an interrupted run may have written those before the data
+            written = [file for file in written if file == files.out]
+        for file in written:
+            if file.is_dir():
+                raise DataError(f"{file}: expected a file to write, found a directory")
+            if not overwrite or file.samefile(source):
+                raise DataError(f"{file}: expected a new file, found one there; name another one, or pass --overwrite")
+    except (OSError, ValueError) as error:  # too long a name, an empty one, a directory that may not be read
+        raise DataError(f"{str(files.out)!r}: cannot be written: {error}") from error
+
+
+def _check_unicode(content: object, path: Pathlike) -> None:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: expected Unicode text, found half of a surrogate pair in it") from error
+
+
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keeps a second run away; the lock ends with the process, however that ends."""
@@ -180,8 +206,15 @@ class _Run:
     progress: bool
 
     def task(self, number: int, snr_db: float | None) -> Task:
-        audio = self.audio / f"{number:06d}.wav" if self.audio else None
-        return Task(number, self.contexts[number][1], snr_db, self.seed, audio)
+        return Task(number, self.contexts[number][1], snr_db, self.seed, self._audio_of(number))
+
+    def lacks(self, number: int) -> bool:
+        """Returns whether audio is asked for that is not there; an earlier run may not have been asked for it."""
+        audio = self._audio_of(number)
+        return audio is not None and not audio.exists()
+
+    def _audio_of(self, number: int) -> Path | None:
+        return self.audio / f"{number:06d}.wav" if self.audio else None
 
 
 def _hear_all(
@@ -193,14 +226,14 @@ def _hear_all(
     num_workers: int,
 ) -> Mapping[str, Any]:
     """Hears what the journal lacks, after finding the level of noise if there is a target; returns the level."""
-    left = [number for number in range(len(run.contexts)) if number not in journal.paragraphs]
+    left = [number for number in range(len(run.contexts)) if number not in journal.paragraphs or run.lacks(number)]
     with SpeechPool(engines, min(num_workers, max(1, len(left)))) as pool:
         if target_wer is not None and journal.level is None:
             journal.add_level(asdict(_find_level(run, pool, target_wer / 100)))
         level = journal.level or {"snr_db": snr_db}
         bar = tqdm(desc="speaking", total=len(run.contexts), unit="paragraph", disable=not run.progress, leave=False)
         with bar:
-            bar.update(len(journal.paragraphs))
+            bar.update(len(run.contexts) - len(left))
             for heard in pool.hear([run.task(number, level["snr_db"]) for number in left]):
                 journal.add(heard)
                 bar.update()
@@ -265,12 +298,8 @@ def _describe(
     }
 
 
-def _write(files: SpeechFiles, spoken: SpokenQuestions, manifest: Mapping[str, Any], source: str) -> None:
+def _write(files: SpeechFiles, spoken: SpokenQuestions, manifest: Mapping[str, Any]) -> None:
     """Writes the three files, the data last: where they are, the others are."""
-    try:
-        rows = "".join(json.dumps(fate, ensure_ascii=False) + "\n" for fate in spoken.fates)
-        write_text(files.fates, rows)
-        write_json(files.manifest, manifest)
-        write_json(files.out, spoken.content)
-    except UnicodeEncodeError as error:
-        raise DataError(f"{source}: expected Unicode text, found half of a surrogate pair in it") from error
+    write_text(files.fates, "".join(json.dumps(fate, ensure_ascii=False) + "\n" for fate in spoken.fates))
+    write_json(files.manifest, manifest)
+    write_json(files.out, spoken.content)

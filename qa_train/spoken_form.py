@@ -51,16 +51,20 @@ _LETTERS = {"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "œ": "oe"
 _LETTERS |= {"Đ": "D", "þ": "th", "Þ": "Th", "ð": "d", "Ð": "D", "\u0131": "i"}
 _LETTERS |= {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'}
 _LETTERS |= {"\u2013": "-", "\u2014": ", ", "\u2212": "-", "\u2026": "...", "\u2022": ",", "\u00d7": "*"}
+_LETTERS |= {"\u00bd": " one half ", "\u00bc": " one quarter ", "\u00be": " three quarters ", "\u2044": " over "}
 _SIGNS = {"%": "percent", "&": "and", "+": "plus", "=": "equals", "@": "at", "°": "degrees", "*": "times"}
 _CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros", "¥": "yen"}
 _KEPT = {"°", *_CURRENCIES}
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+# Two letters or more: alone each is a letter as well, and XL a size.
+_ROMAN = r"(?!XL\b)(?=[IVXL]{2})(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?<=[IVXL])"
 _SPOKEN = re.compile(
     rf"(?P<currency>[$£€¥])\s?(?P<amount>{_NUMBER})(?:[ -](?P<scale>hundred|thousand|million|billion|trillion)\b)?"
     r"|(?<![\d.,])(?P<year>1[1-9]\d\d|20\d\d)(?P<decade>'?s)?(?![\w]|[.,]\d)"
     r"|(?P<ordinal>\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b"
     rf"|(?P<number>{_NUMBER})"
     r"|(?P<sign>[%&+=@°*$£€¥])"
+    rf"|\b(?P<roman>{_ROMAN})\b"
     r"|(?P<word>[A-Za-z]+(?:'[A-Za-z]+)*'?)",
 )
 _NO_PAUSE = re.compile(r"[^A-Za-z\s.,;:?!'\"()-]")
@@ -72,8 +76,9 @@ _MAX_DIGITS = 15
 def spoken_form(text: str) -> SpokenForm:
     """Spells a text out.
 
-    Accents are dropped (`café` is `cafe`). Four digits from 1100 to 2099 are a year (`1990` is nineteen ninety). What
-    cannot be spoken is left out and counted.
+    Accents are dropped (`café` is `cafe`). Four digits from 1100 to 2099 are a year (`1990` is nineteen ninety). Roman
+    numbers up to 89, of two letters or more, are read as numbers (`Henry VIII` is henry eight, `World War II` world war
+    two). What cannot be spoken is left out and counted.
 
     Raises:
         QAError: If inflect is not installed and the text has a number.
@@ -98,16 +103,27 @@ def _to_ascii(text: str) -> tuple[str, list[int], Counter[str]]:
     places: list[int] = []
     unspoken: Counter[str] = Counter()
     for place, char in enumerate(text):
-        decomposed = char if char in _KEPT else _LETTERS.get(char) or unicodedata.normalize("NFKD", char)
-        kept = "".join(part for part in decomposed if part.isascii() or part in _KEPT)
-        if not kept and unicodedata.category(char)[0] in "LNS":
+        kept, category = _ascii_of(char), unicodedata.category(char)
+        if not kept and category[0] in "LNS":
             unspoken[char] += 1
-        # A mark of its own belongs to the letter before it; what has no form separates words.
-        if not kept and unicodedata.category(char)[0] != "M":
+        # A mark of its own belongs to the letter before it, a soft hyphen to both sides; what else has no form
+        # separates words.
+        if not kept and category[0] != "M" and category != "Cf":
             kept = " "
         plain.append(kept)
         places += [place] * len(kept)
     return "".join(plain), places, unspoken
+
+
+def _ascii_of(char: str) -> str:
+    """Returns what is read for a character, in ASCII and known signs; empty if nothing is."""
+    if char in _KEPT:
+        return char
+    decomposed = _LETTERS.get(char) or unicodedata.normalize("NFKD", char)
+    decomposed = "".join(_LETTERS.get(part, part) for part in decomposed)
+    kept = "".join(part for part in decomposed if part.isascii() or part in _KEPT)
+    # An exponent or a fraction is no further digit of the number before it.
+    return f" {kept} " if kept and unicodedata.category(char) == "No" else kept
 
 
 def _read(match: re.Match[str]) -> str:
@@ -121,7 +137,12 @@ def _read(match: re.Match[str]) -> str:
     if match["year"]:
         return _year(match["year"], plural=bool(match["decade"]))
     if match["ordinal"]:
-        return _words(_speller().number_to_words(_speller().ordinal(match["ordinal"].replace(",", "")), andword=""))
+        digits = match["ordinal"].replace(",", "")
+        if len(digits) > _MAX_DIGITS:
+            return _cardinal(digits)
+        return _words(_speller().number_to_words(_speller().ordinal(digits), andword=""))
+    if match["roman"]:
+        return _cardinal(str(_roman(match["roman"])))
     return _cardinal(match["number"])
 
 
@@ -130,6 +151,13 @@ def _cardinal(number: str) -> str:
     whole = digits.partition(".")[0]
     by_digit = len(whole) > _MAX_DIGITS or (len(whole) > 1 and whole.startswith("0"))
     return _words(_speller().number_to_words(digits, andword="", group=1 if by_digit else 0))
+
+
+def _roman(numeral: str) -> int:
+    values = [{"I": 1, "V": 5, "X": 10, "L": 50}[letter] for letter in numeral]
+    return sum(
+        -value if value < following else value for value, following in zip(values, [*values[1:], 0], strict=True)
+    )
 
 
 def _year(digits: str, *, plural: bool) -> str:

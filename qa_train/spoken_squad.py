@@ -79,7 +79,7 @@ def _respeak_paragraph(paragraph: dict[str, Any], heard: Sequence[str], form: Fo
         answers = qa.get(key) or []
         found = [context.find(Answer(item["text"], item["answer_start"])) for item in answers]
         best = min((one.fate for one in found), key=_BEST_FIRST.index, default="no_answer")
-        kept = form == "test" or best != "lost"
+        kept = form == "test" or (best != "lost" and bool(context.transcript))
         pairs = list(zip(answers, found, strict=True))
         fates.append(
             {"id": qa["id"], "fate": best, "kept": kept, "answers": [_describe(item, one) for item, one in pairs]}

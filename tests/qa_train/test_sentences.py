@@ -36,3 +36,8 @@ def test_every_word_is_in_one_sentence(text: str, max_words: int) -> None:
     parts = sentences(text, max_words)
     assert re.findall(r"\S+", " ".join(parts)) == text.split()
     assert all(1 <= len(part.split()) <= max_words for part in parts)
+
+
+def test_a_long_row_of_stops_takes_no_long_time() -> None:
+    text = "." * 200_000 + "a"  # minutes, were each of them tried as the first
+    assert sentences(text) == [text]

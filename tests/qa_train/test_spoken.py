@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import signal
+import time
 import wave
 from pathlib import Path
 from typing import Any
@@ -278,3 +280,100 @@ def test_a_killed_run_leaves_no_process_and_is_gone_on_with(tmp_path: Path) -> N
     heard = len(journal.read_bytes().splitlines()) - 2  # but for the settings, and the last one that may be torn
     assert 1 < heard < 20
     assert run(source, out, FakeEngines(stop_after=20 - heard), resume=True) == run(source, tmp_path / "whole.json")
+
+
+def test_a_question_without_answer_goes_with_a_context_of_which_nothing_was_heard(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.json", tmp_path / "out.json"
+    paragraphs = [
+        {"context": "nothing to hear", "qas": [qa("unheard")]},
+        {"context": "the mill", "qas": [qa("heard", ("mill", 4))]},
+    ]
+    source.write_text(json.dumps({"version": "1.1", "data": [{"title": "A", "paragraphs": paragraphs}]}))
+    run(source, out, HARD, snr_db=None)
+    rows = [json.loads(line) for line in SpeechFiles(out).fates.read_text().splitlines()]
+    assert {row["id"]: (row["fate"], row["kept"]) for row in rows} == {
+        "unheard": ("no_answer", False),
+        "heard": ("exact", True),
+    }
+    assert [example.id for example in read_squad(out).examples] == ["heard"]
+
+
+@pytest.mark.parametrize("ending", ["manifest.json", "fates.jsonl"])
+def test_files_beside_the_data_are_replaced_only_when_asked_and_never_the_source(tmp_path: Path, ending: str) -> None:
+    source = tiny_squad(tmp_path / f"out.{ending}", 1)
+    before = source.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match=rf"out\.{ending}: expected a new file, found one there"):
+            run(source, tmp_path / "out.json", overwrite=overwrite)
+    assert source.read_bytes() == before
+    assert run(source, tmp_path / "out.v2.json") == run(source, tmp_path / "out.v3")
+    assert {path.name for path in tmp_path.glob("out.v?.manifest.json")} == {
+        "out.v2.manifest.json",
+        "out.v3.manifest.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("", "expected a file to write, found a directory"), ("x" * 300, "cannot be written: .*too long")],
+)
+def test_a_name_that_cannot_be_written_is_refused_before_the_work(source: Path, name: str, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        run(source, source.parent / name, FakeEngines(stop_after=0), overwrite=True)
+
+
+def test_half_of_a_surrogate_pair_is_refused_before_the_work(source: Path, tmp_path: Path) -> None:
+    source.write_text(json.dumps(SQUAD | {"note": "\ud800"}))
+    with pytest.raises(DataError, match=r"in\.json: expected Unicode text, found half of a surrogate pair"):
+        run(source, tmp_path / "out.json", FakeEngines(stop_after=0))
+    assert not SpeechFiles(tmp_path / "out.json").journal.exists()
+
+
+def test_a_target_that_cannot_be_met_leaves_nothing_that_stands_in_the_way_of_another(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    with pytest.raises(QAError, match="give another voice, or a higher target"):
+        speak_file(source, out, HARD, target_wer=1.0, num_workers=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.json"}
+
+
+def test_audio_asked_for_later_is_made_of_all_paragraphs(source: Path, tmp_path: Path) -> None:
+    out, audio = tmp_path / "out.json", tmp_path / "audio"
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, FakeEngines(stop_after=3))
+    whole = run(source, tmp_path / "whole.json")
+    assert run(source, out, resume=True, keep_audio=audio) == whole
+    assert len(list(audio.iterdir())) == 5
+
+
+def test_a_disk_that_is_full_ends_a_run_with_a_line_and_keeps_what_was_heard(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.json"
+    sync, calls = os.fsync, iter(range(9))
+
+    def full(descriptor: int) -> None:
+        if next(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DataError, match=r"out\.partial\.jsonl: cannot be written: No space .*go on with --resume"):
+            run(source, out)
+    assert run(source, out, FakeEngines(stop_after=3), resume=True) == run(source, tmp_path / "whole.json")
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.4])
+def test_ctrl_c_while_workers_start_ends_them_all_without_a_traceback(tmp_path: Path, after_s: float) -> None:
+    tiny_squad(tmp_path / "in.json", 10)
+    journal = SpeechFiles(tmp_path / "out.json").journal
+    (tmp_path / "slow.py").write_text(SLOW)
+    with running(tmp_path, "interrupted", "slow.py", PYTHONPATH=str(Path(__file__).parents[2])) as command:
+        command.wait_for(journal.exists)
+        time.sleep(after_s)
+        os.killpg(command.process.pid, signal.SIGINT)
+        command.finish()
+    assert command.err.count("Traceback") == 1, command.err  # the script's own, which has no `run_command` around it
+    assert command.err.rstrip().endswith("KeyboardInterrupt")
