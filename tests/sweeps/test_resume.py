@@ -66,7 +66,7 @@ def undisturbed(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactor
 
 
 def case(seed: int) -> Any:
-    marks = [pytest.mark.slow] if seed >= 2 else []  # each takes one to two minutes
+    marks = [pytest.mark.slow] if seed >= 5 else []  # each takes half a minute to two
     return pytest.param(seed, list(KINDS)[seed % len(KINDS)], marks=marks)
 
 
