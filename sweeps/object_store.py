@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from qa_train.errors import DataError
-from qa_train.storage import write_bytes
+from qa_train.storage import cache_directory, write_bytes
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 """Before each further try of what failed and may go better; with pyarrow's own tries about three minutes."""
@@ -85,10 +85,9 @@ def checked_address(address: str) -> str:
 
 
 def cache_dir(address: str, purpose: str) -> Path:
-    """Returns where this user keeps local files of an address: `$XDG_CACHE_HOME/spansweep/<purpose>/…`."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Returns where this user keeps local files of an address: `<purpose>/…` in `cache_directory`."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(address).path.rpartition("/")[2])[:40]
-    return home / "spansweep" / purpose / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+    return cache_directory().expanduser() / purpose / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
 
 class ObjectStore:

@@ -169,7 +169,7 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(address: str) ->
 
 
 def test_each_address_has_a_cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path))
     places = {cache_dir(address, "sweeps") for address in ("s3://a/x", "s3://b/x", "s3://a/x?region=y")}
     assert len(places) == 3
-    assert all(place.parent == tmp_path / "spansweep/sweeps" and place.name.startswith("x-") for place in places)
+    assert all(place.parent == tmp_path / "sweeps" and place.name.startswith("x-") for place in places)
