@@ -20,7 +20,7 @@ FLOORS = {
         config_io alignment cloze attainable text_scores question_scores confusions speech_journal flite_sphinx
         config convert baseline augment scoring optim precision tokenization checkpoint offline_model spoken_form
         resources questions training_windows evaluation_job download noise_files feature_cache model model_card
-        batching span_search recipe demo_data.build word_errors speech_pool
+        batching span_search recipe word_errors speech_pool
         postprocess
         evaluate inspection realignment
         passes spoken_squad
@@ -28,7 +28,7 @@ FLOORS = {
         training
         ray_trainer answering
         members ensemble spoken
-        output predictor evaluation
+        output predictor evaluation demo_data.build
         evaluation_run data_commands
         cli
         __main__
