@@ -65,7 +65,7 @@ def make_bundle(path: str, overrides: Sequence[str], *, with_inputs: bool = True
         QAError: If this is no checkout, or the inputs are too large to be sent.
     """
     config = load_config(SweepConfig, path, overrides, find_files=False)
-    beside = Path(path).expanduser().absolute().parent
+    beside = Path(os.path.expanduser(path)).absolute().parent
     inputs = _Inputs(beside)
     changed = {key: inputs.place(get_dotted(config, key), _found_data) for key in _DATA_KEYS}
     for key in _DATA_SETS:
@@ -97,7 +97,7 @@ class _Inputs:
         """Returns the path on the cluster of an input, which is named as in the configuration; None stays None."""
         if name is None:
             return None
-        is_absolute = Path(name).expanduser().is_absolute()
+        is_absolute = Path(os.path.expanduser(name)).is_absolute()
         found = None if is_absolute else find(name, self._beside)
         if found is None:
             if is_absolute or find is not _found_model:  # else it is one of the Hub
@@ -128,8 +128,10 @@ def _found_model(name: str, beside: Path) -> Path | None:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
+    """Yields the files of a directory; hidden ones, such as `.env` or `.git/config`, may hold secrets and stay here."""
     for item in sorted(directory.rglob("*")):
-        if item.is_file() and "__pycache__" not in item.parts and ".ipynb_checkpoints" not in item.parts:
+        parts = item.relative_to(directory).parts
+        if item.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
             yield item
 
 

@@ -39,7 +39,9 @@ def commands() -> None:
 @click.argument("path", metavar="C.yaml")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option(
-    "--out", metavar="PLACE", help="For the results: s3://…, gs://… or a path there.  [default: ~/spansweep-runs/ID]"
+    "--out",
+    metavar="PLACE",
+    help="For the results: s3://…, gs://… or a path there.  [default on one node: ~/spansweep-runs/ID; slurm: runs/ID]",
 )
 @click.option("--config", "cluster_config", metavar="FILE", help="Your copy of the target's file in cluster/.")
 @click.option("--image", metavar="NAME", help="kuberay: the image that cluster/Dockerfile builds.")

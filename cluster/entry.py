@@ -5,7 +5,7 @@
 It is also the one file that the plain form copies to the head of a cluster that `ray up` started, where the package
 lies in `~/spansweep` (`file_mounts` of the cluster's YAML):
 
-    ray submit cluster/local.yaml cluster/entry.py run sweeps/configs/demo.yaml search.num_trials=4
+    ray submit cluster/local.yaml cluster/entry.py run sweeps/configs/demo.yaml search.num_trials=4 --out /shared/plain
 
 Ray joins the arguments of that with spaces and has a shell take them apart again. One that does not survive it is
 named; `python -m cluster submit` has no such limits. Nothing of this project can be imported before its place is found.
@@ -42,7 +42,7 @@ def find_root() -> Path:
         EntryError: If it is in none of them.
     """
     named = os.environ.get(HOME_VARIABLE)
-    places = [Path(__file__).resolve().parents[1], Path(named or "~/spansweep").expanduser()]
+    places = [Path(__file__).resolve().parents[1], Path(os.path.expanduser(named or "~/spansweep"))]
     for place in places:
         if (place / "sweeps" / "__main__.py").is_file():
             return place
@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
             )
         else:
             overrides.append(argument)
-    if not values["--nodes"].isdigit():
+    if not values["--nodes"].isdecimal():
         raise EntryError(f"--nodes: expected a number, found {values['--nodes'] or 'nothing'}; {_USAGE}")
     out = values["--out"] or f"{RUNS}/{Path(path).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Arguments(path, tuple(overrides), out, int(values["--nodes"]), flags["--resume"], flags["--any-versions"])
@@ -118,10 +118,18 @@ def _is_closed(text: str) -> bool:
 
 
 def pins(root: Path) -> dict[str, str]:
-    """Returns the pinned version of each library that the package needs directly, by its name."""
-    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    """Returns the pinned version of each library that the package needs directly, by its name.
+
+    Raises:
+        EntryError: If the files that name them cannot be read.
+    """
+    try:
+        lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    except OSError as error:
+        remedy = "put it beside sweeps/, or submit with --any-versions"
+        raise EntryError(f"{error.filename}: expected the pinned versions, found {error.strerror}; {remedy}") from error
     pinned = dict(line.strip().split("==") for line in lines if "==" in line and not line.startswith("#"))
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = (re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in project["dependencies"])
     by_name = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     return {name: by_name[name] for name in names if name in by_name}
@@ -141,7 +149,7 @@ def differences(pinned: Mapping[str, str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a sweep; returns 2 after a mistake, else does not return."""
+    """Runs a sweep; returns 2 after a mistake, 130 after Ctrl-C while nodes are checked, else does not return."""
     try:
         asked = parse(arguments)
         root = find_root()
@@ -158,8 +166,12 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     sweep = [asked.path, *asked.overrides]
     check = [sys.executable, "-m", "cluster.nodes", json.dumps(pinned), str(asked.num_nodes), asked.out, *sweep]
-    if status := subprocess.run(check, check=False).returncode:
-        return status
+    try:
+        if status := subprocess.run(check, check=False).returncode:
+            return status
+    except KeyboardInterrupt:  # also where a time limit comes while nodes are waited for
+        print("interrupted", file=sys.stderr)
+        return 130
     verb = ["resume", asked.out, *asked.overrides] if asked.resume else ["run", *sweep, "--out", asked.out]
     return os.execv(sys.executable, [sys.executable, "-m", "sweeps", *verb])
 

@@ -14,13 +14,14 @@ from qa_train.errors import QAError
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
 
+import requests
 from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 _LOOK_EVERY_S = 1.0
 _PATIENCE_S = 10.0
-"""In which a job whose log has ended must be over; else the connection was lost."""
+"""In which a server must answer, and a job whose log has ended be over; else the connection was lost."""
 _STARTING_S = 120.0
 """In which the agents of a head that has just been started must be there."""
 _LOGGERS = (
@@ -36,18 +37,42 @@ def job_server_address(environment: Mapping[str, str]) -> str:
     Raises:
         QAError: If it names none, or something else.
     """
-    address = environment.get("RAY_API_SERVER_ADDRESS") or environment.get("RAY_ADDRESS", "")
-    if not address.startswith(("http://", "https://")):
-        found = address or "nothing"
+    name = "RAY_API_SERVER_ADDRESS" if environment.get("RAY_API_SERVER_ADDRESS") else "RAY_ADDRESS"
+    address = environment.get(name, "")
+    if "@" in address:  # it would be shown, and noted in the job's file
+        remedy = "leave out user and password; the token goes by its file"
+        raise QAError(f"{name}: expected a job server such as http://127.0.0.1:8265, found one with a user; {remedy}")
+    try:
+        parts = urlsplit(address)
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of brackets or port
+        is_server = False
+    if not is_server:
         remedy = "open a tunnel to the cluster's head first: ssh -N -L 8265:127.0.0.1:8265 HEAD"
-        raise QAError(f"RAY_ADDRESS: expected a job server such as http://127.0.0.1:8265, found {found}; {remedy}")
+        found = address or "nothing"
+        raise QAError(f"{name}: expected a job server such as http://127.0.0.1:8265, found {found}; {remedy}")
     return address.rstrip("/")
 
 
-def shows_token(address: str) -> bool:
-    """Returns whether a token that is sent there can be read on the way."""
+def shows_token(address: str, environment: Mapping[str, str]) -> bool:
+    """Returns whether a token is sent there that can be read on the way."""
     parts = urlsplit(address)
-    return parts.scheme == "http" and parts.hostname not in _LOOPBACK
+    is_sent = environment.get("RAY_AUTH_MODE", "token") == "token"
+    return is_sent and parts.scheme == "http" and parts.hostname not in _LOOPBACK
+
+
+def _must_answer(address: str) -> None:
+    """Ray would wait for ever for a server that takes connections and says nothing.
+
+    Raises:
+        ConnectionError: If there is no answer, of whatever kind, in time. What else is wrong Ray will say itself.
+    """
+    try:
+        requests.get(f"{address}/api/version", timeout=_PATIENCE_S)
+    except requests.Timeout as error:
+        raise ConnectionError(address) from error
+    except requests.RequestException:
+        pass
 
 
 class JobServer:
@@ -64,6 +89,7 @@ class JobServer:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.address = address
         with self._explained():
+            _must_answer(address)
             self._client = JobSubmissionClient(address)
 
     @contextlib.contextmanager
@@ -75,6 +101,8 @@ class JobServer:
             source = token_path(os.environ) or "RAY_AUTH_TOKEN"
             remedy = f"put the cluster's token into {source}, for this user alone (chmod 600)"
             raise QAError(f"{self.address}: the cluster refuses the token of {source}; {remedy}") from error
+        except BrokenPipeError:
+            raise  # of our own stdout, as in `attach ID | head`; it is a ConnectionError too
         except ConnectionError as error:
             raise QAError(
                 f"{self.address}: expected a job server, found none that answers; is the tunnel open?"

@@ -130,7 +130,7 @@ def _marker(place: str) -> Iterator[Path]:
 
 
 def main(pinned: str, num_nodes: str, out: str, path: str, *overrides: str) -> int:
-    """Checks the cluster that `RAY_ADDRESS` names for a sweep; returns 2 after a mistake.
+    """Checks the cluster that `RAY_ADDRESS` names for a sweep; returns 2 after a mistake, 130 after Ctrl-C.
 
     Args:
         pinned: Versions of libraries as JSON.
@@ -147,6 +147,8 @@ def main(pinned: str, num_nodes: str, out: str, path: str, *overrides: str) -> i
     except QAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130  # `entry` says so
     return 0
 
 

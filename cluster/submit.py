@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.bundle import SWEEP_YAML, Bundle, make_bundle, pack_bundle, write_bundle
 from cluster.entry import RUNS
 from cluster.jobs import ON_RAY_UP, Job, new_id, remember
 from cluster.ray_up import run_ray, submit_command
 from cluster.render import RAYJOB, SBATCH, fill, quote_yaml
-from cluster.token_file import make_token, token_path
+from cluster.token_file import make_token, protect_token, token_path
 from qa_train.config import to_yaml
 from qa_train.errors import QAError
 from qa_train.storage import parse_yaml, read_text, unused_dir, write_text
@@ -108,12 +109,14 @@ def make_plan(request: Request) -> Plan:
     else:
         place = str(_cluster_config(request))
     num_nodes = request.num_nodes or _least_nodes(request.target, place)
-    return Plan(request, bundle, Job(job_id, request.target, place, _out(request, job_id)), num_nodes)
+    if is_image and num_nodes < 2:
+        raise QAError(f"--nodes: expected 2 or more, found {num_nodes}: no trial runs on the head of a RayJob")
+    return Plan(request, bundle, Job(job_id, request.target, place, _out(request, job_id, num_nodes)), num_nodes)
 
 
 def _cluster_config(request: Request) -> Path:
     original = {"kuberay": RAYJOB, "slurm": SBATCH}.get(request.target, _HERE / f"{request.target}.yaml")
-    path = Path(request.cluster_config or original).expanduser().absolute()
+    path = Path(os.path.expanduser(request.cluster_config or original)).absolute()
     if not path.is_file():
         raise QAError(f"--config: expected a file, found none at {path}")
     return path
@@ -128,30 +131,47 @@ def _least_nodes(target: str, place: str) -> int:
     if target not in ON_RAY_UP:
         return 2 if target == "kuberay" else 1
     config, problems = parse_yaml(read_text(place))
-    if problems or not isinstance(config, dict) or not isinstance(config.get("provider"), dict):
-        raise QAError(f"{place}: expected the YAML of a cluster of `ray up`, found {'; '.join(problems) or 'another'}")
+    try:
+        if not problems:
+            return 1 + _least_workers(config)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        problems = ["another provider, available_node_types or min_workers"]
+    raise QAError(f"{place}: expected the YAML of a cluster of `ray up`, found {'; '.join(problems)}")
+
+
+def _least_workers(config: Any) -> int:
+    """Returns how many workers a cluster of `ray up` is to have; raises what comes of another configuration."""
+    machines = config["provider"].get("worker_ips", [])
     workers = dict(config.get("available_node_types", {}))
     workers.pop(config.get("head_node_type"), None)
     if workers:
-        return 1 + sum(int(kind.get("min_workers", 0)) for kind in workers.values())
-    return 1 + int(config.get("min_workers", len(config["provider"].get("worker_ips", []))))
+        return sum(int(kind.get("min_workers", 0)) for kind in workers.values())
+    return int(config.get("min_workers", len(machines)))
 
 
-def _out(request: Request, job_id: str) -> str:
+def _out(request: Request, job_id: str, num_nodes: int) -> str:
     """Returns where results go.
 
     Raises:
-        QAError: If that would depend on where a process runs, or be lost.
+        QAError: If that would depend on where a process runs, be lost, or cannot be written to.
     """
-    out, target = request.out, request.target
-    is_address = "://" in (out or "")
-    if target == "slurm":
-        return out if out and is_address else str(Path(out or f"runs/{job_id}").expanduser().absolute())
-    if out is None and target == "kuberay":
+    out = request.out or ""
+    if out != out.encode(errors="replace").decode():
+        raise QAError(f"--out: expected text, found {out!r}")
+    if "://" in out:
+        if not out.startswith(("s3://", "gs://", "file:///")):
+            raise QAError(f"--out: expected s3://…, gs://… or a path, found {out}")
+        return out
+    if request.target == "slurm":
+        path = os.path.expanduser(out or f"runs/{job_id}")
+        if path.startswith("~"):
+            raise QAError(f"--out: expected a path, found {out}: there is no such user")
+        return str(Path(path).absolute())
+    if not out and num_nodes > 1:
         raise QAError(
-            "--out: expected s3://…, gs://… or a path on a mounted volume, found none: pods leave nothing behind"
+            f"--out: expected s3://…, gs://… or a path on storage that all {num_nodes} nodes mount, found none"
         )
-    if out and not is_address and not out.startswith(("/", "~/")):
+    if out and not out.startswith(("/", "~/")):
         raise QAError(f"--out: expected an absolute path, ~/…, s3://… or gs://…, found {out}")
     return out or f"{RUNS}/{job_id}"
 
@@ -191,13 +211,13 @@ def _submit_to_server(plan: Plan, say: Say) -> int:
     from cluster.job_server import JobServer, shows_token
 
     job = plan.job
-    if shows_token(job.place):
+    if shows_token(job.place, os.environ):
         say(f"warning: {job.place}: the token goes there unencrypted; use a tunnel (ssh -L) or https")
     server = JobServer(job.place)
+    remember(job)  # first: a job that runs must be found again
     with tempfile.TemporaryDirectory() as directory:
         write_bundle(plan.bundle, Path(directory))
         server.submit(Path(directory), job.id, plan.entrypoint, {"sweep": plan.bundle.config.name, "out": job.out})
-    remember(job)
     say(f"job {job.id} was submitted; its results will lie in {job.out} on the cluster")
     if not plan.request.follow:
         say(f"follow it: python -m cluster attach {job.id}")
@@ -231,6 +251,8 @@ def _submit_by_ray(plan: Plan, say: Say) -> int:
     path = token_path(os.environ)
     if path is not None and request.start:
         make_token(path)  # `ray up` copies it to the nodes
+    elif path is not None:
+        protect_token(path)  # Ray's own is readable for all
     arguments = ["submit", "jobs", SWEEP_YAML, *plan.arguments, "--id", job.id]
     with tempfile.TemporaryDirectory() as directory:
         archive = Path(directory) / f"{job.id}.pyz"
@@ -247,12 +269,12 @@ def render_rayjob(plan: Plan) -> str:
         QAError: If the template does not fit.
     """
     run = ["python", f"{_CODE}/cluster/entry.py", "run", f"/etc/spansweep/{SWEEP_YAML}", *plan.arguments]
-    values = {
+    values: dict[str, str | int] = {
         "ID": plan.job.id,
         "ENTRYPOINT": shlex.join(run),
         "IMAGE": plan.request.image or "",
         "SWEEP": to_yaml(plan.bundle.config),
-        "WORKERS": str(max(1, plan.num_nodes - 1)),
+        "WORKERS": plan.num_nodes - 1,
     }
     return fill(Path(plan.job.place), values, quote_yaml)
 

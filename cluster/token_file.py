@@ -15,7 +15,7 @@ def token_path(environment: Mapping[str, str]) -> Path | None:
     """Returns the file that holds the token; None if the environment holds it, or authentication is off."""
     if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_MODE", "token") != "token":
         return None
-    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or DEFAULT).expanduser()
+    return Path(os.path.expanduser(environment.get("RAY_AUTH_TOKEN_PATH") or DEFAULT))
 
 
 def require_token(environment: Mapping[str, str]) -> None:
@@ -49,6 +49,20 @@ def make_token(path: Path) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(secrets.token_hex(32))
     except FileExistsError:
-        path.chmod(0o600)
+        protect_token(path)
     except OSError as error:
         raise QAError(f"{path}: Ray's token cannot be written: {error.strerror}") from error
+
+
+def protect_token(path: Path) -> None:
+    """Makes a token's file, if there is one, readable for this user alone.
+
+    Raises:
+        QAError: If it cannot be made so.
+    """
+    try:
+        path.chmod(0o600)
+    except FileNotFoundError:
+        pass  # the environment of the nodes may hold the token
+    except OSError as error:
+        raise QAError(f"{path}: Ray's token cannot be used: {error.strerror}") from error

@@ -53,6 +53,22 @@ def test_relative_inputs_are_sent_and_absolute_ones_expected_there(room: Path) -
     assert not [name for name in bundle.files if "__pycache__" in name or name.startswith((".", "runs", "tests"))]
 
 
+def test_hidden_files_of_a_model_directory_are_not_sent(room: Path) -> None:
+    for name in (".env", ".git/config", "more/.netrc", "more/tokenizer.json"):
+        path = room / "model" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("secret")
+    of_model = {
+        path.name for name, path in sent(room).files.items() if name.startswith("inputs/") and "/model/" in name
+    }
+    assert of_model == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_a_path_of_a_user_that_there_is_not_is_expected_there(room: Path) -> None:
+    bundle = make_bundle(str(room / "sweep.yaml"), ["train.data.train=~nobody-here/train.json"])
+    assert "~nobody-here/train.json" in bundle.left_there
+
+
 def test_a_bundle_that_is_packed_again_there_is_the_same(
     room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,15 @@
 """The command line: what it refuses, and what it would do."""
 
 import json
+import socket
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from cluster import cli, jobs
+from cluster import cli, job_server, jobs
 from cluster.cli import main
-from cluster.job_server import job_server_address, shows_token
+from cluster.job_server import JobServer, job_server_address, shows_token
 from cluster.jobs import Job, new_id, recall, remember
 from cluster.ray_up import fetch_command, head_command, submit_command
 from qa_train.errors import QAError
@@ -18,8 +20,9 @@ DEMO = str(Path(__file__).parents[2] / "sweeps" / "configs" / "demo.yaml")
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -33,6 +36,16 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["local", DEMO, "--config", "mine.yaml"], "--config: expected a file"),
         (["kuberay", DEMO], "--image: expected the image"),
         (["kuberay", DEMO, "--image", "i"], "--out: expected s3://"),
+        (["kuberay", DEMO, "--image", "i", "--out", ""], "--out: expected s3://"),
+        (
+            ["kuberay", DEMO, "--image", "i", "--out", "s3://b/x", "--nodes", "1"],
+            "--nodes: expected 2 or more, found 1",
+        ),
+        (["aws", DEMO, "--start", "--dry-run"], "--out: expected s3://…, gs://… or a path on storage that all 5 nodes"),
+        (["local", DEMO, "--out", "htp://x"], "--out: expected s3://…, gs://… or a path, found htp://x"),
+        (["slurm", DEMO, "--out", "~nobody-here/x"], "--out: expected a path, found ~nobody-here/x"),
+        (["slurm", DEMO, "--out", "/tmp/\udcff"], r"--out: expected text, found '/tmp/\udcff'"),
+        (["local", DEMO, "--config", "~nobody-here/mine.yaml"], "--config: expected a file"),
         (["local", DEMO, "--resume"], "--resume: expected --out"),
         (["moon", DEMO], "'moon' is not one of"),
     ],
@@ -57,8 +70,23 @@ def test_a_dry_run_says_what_would_be_sent_and_run(
     assert not (tmp_path / "state").exists()
 
 
-def test_a_file_that_describes_no_cluster_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine.yaml").write_text("name: demo\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: demo",
+        "provider: {type: local, worker_ips: null}",
+        "{provider: {type: local}, min_workers: null}",
+        "{provider: {type: local}, min_workers: many}",
+        "{provider: {type: aws}, available_node_types: null}",
+        "{provider: {type: aws}, available_node_types: [a, b]}",
+        "{provider: {type: aws}, available_node_types: {gpu: null}}",
+        "{provider: {type: aws}, available_node_types: {gpu: {min_workers: four}}}",
+    ],
+)
+def test_a_file_that_describes_no_cluster_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
     assert main(["submit", "local", DEMO, "--config", "mine.yaml", "--dry-run"]) == 2
     assert "expected the YAML of a cluster of `ray up`" in capsys.readouterr().err
 
@@ -94,7 +122,11 @@ def test_a_cluster_of_ray_up_gets_one_file_and_is_asked_on_its_head(monkeypatch:
 
     monkeypatch.setattr("cluster.submit.run_ray", run_ray)
     monkeypatch.setattr(cli, "run_ray", run_ray)
-    assert main(["submit", "local", DEMO]) == 0
+    token = Path("token")
+    token.write_text("secret")
+    token.chmod(0o644)
+    assert main(["submit", "local", DEMO, "--nodes", "1"]) == 0
+    assert token.stat().st_mode & 0o077 == 0
     (job_file,) = (jobs._directory()).glob("*.json")
     job_id = job_file.stem
     assert ran[0][0] == "submit"
@@ -133,10 +165,76 @@ def test_a_job_is_found_again_and_another_is_named() -> None:
 def test_a_job_server_is_told_from_the_address_of_a_ray() -> None:
     with pytest.raises(QAError, match=r"found 10\.0\.0\.5:6379"):
         job_server_address({"RAY_ADDRESS": "10.0.0.5:6379"})
+    with pytest.raises(QAError, match=r"^RAY_API_SERVER_ADDRESS: .* found 10\.0\.0\.5:6379"):
+        job_server_address({"RAY_API_SERVER_ADDRESS": "10.0.0.5:6379", "RAY_ADDRESS": "http://127.0.0.1:8265"})
     assert job_server_address({"RAY_ADDRESS": "https://ray.example.org/"}) == "https://ray.example.org"
-    assert shows_token("http://10.0.0.5:8265")
-    assert not shows_token("http://127.0.0.1:8265")
-    assert not shows_token("https://10.0.0.5:8265")
+    assert job_server_address({"RAY_ADDRESS": "http://[::1]:8265"}) == "http://[::1]:8265"
+
+
+@pytest.mark.parametrize("address", ["http://", "http://[::1:8265", "http://127.0.0.1:eight", "https:///path"])
+def test_an_address_without_host_or_port_is_refused(address: str) -> None:
+    with pytest.raises(QAError, match="RAY_ADDRESS: expected a job server such as"):
+        job_server_address({"RAY_ADDRESS": address})
+
+
+@pytest.mark.parametrize("address", ["https://me:hunter2@10.0.0.5", "me:hunter2@10.0.0.5:6379"])
+def test_a_password_in_an_address_is_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(QAError, match="expected a job server") as raised:
+        job_server_address({"RAY_ADDRESS": address})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_token_is_shown_where_it_goes_unencrypted_to_another_machine() -> None:
+    assert shows_token("http://10.0.0.5:8265", {})
+    assert not shows_token("http://127.0.0.1:8265", {})
+    assert not shows_token("https://10.0.0.5:8265", {})
+    assert not shows_token("http://10.0.0.5:8265", {"RAY_AUTH_MODE": "disabled"})
+
+
+def test_a_server_that_says_nothing_is_told_from_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_server, "_PATIENCE_S", 0.2)
+    Path("token").write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(QAError, match="expected a job server, found none that answers"):
+            JobServer(address)
+
+
+class PlayedServer:
+    """A job server in whose place `submit` and the log do what a test says."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.submit_job = lambda **_: act()
+        self.act = act
+
+    async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
+        self.act()
+        yield ""
+
+
+def play_server(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    Path("token").write_text("secret")
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setattr(job_server, "_must_answer", lambda _: None)
+    monkeypatch.setattr(job_server, "JobSubmissionClient", lambda _: PlayedServer(act))
+
+
+def test_no_job_is_submitted_that_could_not_be_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play_server(monkeypatch, lambda: pytest.fail("it was submitted"))
+    (tmp_path / "state").touch()  # a file, where the directory of jobs would be
+    assert main(["submit", "jobs", DEMO]) == 2
+    assert "state" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_not_taken_for_a_lost_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave() -> None:
+        raise BrokenPipeError
+
+    play_server(monkeypatch, leave)
+    with pytest.raises(BrokenPipeError):
+        JobServer("http://127.0.0.1:9").follow("a-1", print)
 
 
 @pytest.mark.parametrize("verb", ["submit", "attach", "status", "stop", "fetch"])

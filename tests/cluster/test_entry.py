@@ -49,7 +49,9 @@ def test_an_argument_whose_brackets_and_quotes_close_is_left_alone(argument: str
     assert parse(["run", "C.yaml", argument]).overrides == (argument,)
 
 
-@pytest.mark.parametrize("line", [[], ["run"], ["walk", "C.yaml"], ["run", "C.yaml", "--nodes", "many"]])
+@pytest.mark.parametrize(
+    "line", [[], ["run"], ["walk", "C.yaml"], ["run", "C.yaml", "--nodes", "many"], ["run", "C.yaml", "--nodes=²"]]
+)
 def test_another_command_line_is_refused_with_the_usage(line: list[str]) -> None:
     with pytest.raises(EntryError, match=r"usage: entry\.py run"):
         parse(line)
@@ -74,8 +76,32 @@ def test_the_package_is_found_where_ray_up_put_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("SPANSWEEP_HOME", str(tmp_path / "there"))
     with pytest.raises(EntryError, match="there: expected the package"):
         find_root()
+    monkeypatch.setenv("SPANSWEEP_HOME", "~nobody-here/there")
+    with pytest.raises(EntryError, match="~nobody-here/there: expected the package"):
+        find_root()
     monkeypatch.setenv("SPANSWEEP_HOME", str(ROOT))
     assert find_root() == ROOT
+
+
+def test_a_package_without_its_pinned_versions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        EntryError, match=r"constraints\.txt: expected the pinned versions, found No such file.*--any-v"
+    ):
+        pins(tmp_path)
+
+
+def test_a_signal_while_nodes_are_waited_for_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr("subprocess.run", interrupted)
+    assert entry.main(["run", "C.yaml", "--any-versions"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_alone_in_a_home_directory_it_explains_itself_in_one_line(tmp_path: Path) -> None:

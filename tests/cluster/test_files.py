@@ -55,6 +55,19 @@ def test_a_cluster_of_ray_up_is_closed(target: str) -> None:
     assert {".git", ".venv", "runs"} <= {*config["rsync_exclude"]}
 
 
+def test_on_ec2_ray_makes_no_security_group_for_it_would_let_in_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("boto3")
+    from ray.autoscaler._private.aws import config as of_ray
+
+    made: list[str] = []
+    monkeypatch.setattr(of_ray, "_get_or_create_vpc_security_groups", lambda _, node_types: made.extend(node_types))
+    monkeypatch.setattr(of_ray, "_upsert_security_group_rules", lambda *_: pytest.fail(f"rules of Ray's for {made}"))
+    configured = of_ray._configure_security_group(read("aws.yaml"))  # type: ignore[no-untyped-call]
+    for node_type in configured["available_node_types"].values():
+        assert node_type["node_config"]["SecurityGroupIds"] == ["sg-00000000000000000"]  # the user's own
+    assert made == []
+
+
 @pytest.mark.parametrize("target", ["aws", "gcp"])
 def test_in_a_cloud_the_head_stays_and_workers_are_spot(target: str) -> None:
     config = read(f"{target}.yaml")
@@ -161,6 +174,29 @@ def test_a_template_with_other_names_is_refused(tmp_path: Path) -> None:
     template.write_text('name: "@ID@"\nimage: @IMAGE@\n')
     filled = fill(template, {"ID": AWKWARD, "IMAGE": "b"}, quote_yaml)
     assert yaml.safe_load(filled) == {"name": AWKWARD, "image": "b"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'image: "registry/@IMAGE@"',
+        "image: registry/@IMAGE@",
+        'image: "a @IMAGE@ b"',
+        "image: '@IMAGE@'",
+        "a: @IMAGE@:1",
+    ],
+)
+def test_a_name_within_a_longer_text_is_refused(tmp_path: Path, line: str) -> None:
+    template = tmp_path / "mine.yaml"
+    template.write_text(f"kind: RayJob\n{line}\n")
+    with pytest.raises(QAError, match='line 2: expected a whole value such as "@ID@", found '):
+        fill(template, {"IMAGE": "b"}, quote_yaml)
+
+
+def test_texts_of_digits_stay_texts() -> None:
+    job, *_ = yaml.safe_load_all(render_rayjob(plan("kuberay", image="123")))
+    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert (group["template"]["spec"]["containers"][0]["image"], group["replicas"]) == ("123", 2)
 
 
 def test_templates_lie_where_they_are_looked_for() -> None:

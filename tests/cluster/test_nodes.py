@@ -1,5 +1,6 @@
 """Before a sweep starts every node is asked for what it needs; a node that lacks something is named."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,18 @@ def test_nodes_that_do_not_join_end_the_wait(monkeypatch: pytest.MonkeyPatch) ->
     wait_for_nodes(2)
     with pytest.raises(SweepError, match="--nodes: expected 3 nodes within 0 s, found 2"):
         wait_for_nodes(3, joining_s=0.0)
+
+
+def test_the_wait_for_nodes_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nodes, "ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(nodes, "wait_for_nodes", interrupted)
+    assert (
+        nodes.main("{}", "3", "s3://bucket/out", str(Path(nodes.__file__).parents[1] / "sweeps/configs/demo.yaml"))
+        == 130
+    )
 
 
 def test_all_inputs_of_a_sweep_are_looked_for() -> None:

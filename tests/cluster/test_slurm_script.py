@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.entry import parse
 from cluster.render import SBATCH, fill
 
 # Takes the place of Python: as Ray's head it listens on the port, as another node it waits, as the driver it
@@ -101,13 +102,24 @@ def test_the_sweep_runs_on_a_cluster_that_ends_with_it(job: tuple[Path, dict[str
     assert all(line.startswith("token ") for line in (head, others, driver))
     assert "--dashboard-host=127.0.0.1" in head
     assert f"--address={address}" in others
-    assert driver == f"token {address} cluster/entry.py run sweep.yaml --out /a b"
+    assert driver == f"token {address} cluster/entry.py run sweep.yaml --out /a b --nodes 3"
     assert (directory / "token_mode.txt").read_text() == "0o600"
     token = (directory / "token.txt").read_text()
     assert len(token) == 64
     assert token not in (directory / "calls.txt").read_text()
     assert not [*directory.glob("token-*")]
     assert stat.S_IMODE(directory.stat().st_mode) & 0o700
+
+
+def test_the_sweep_waits_for_the_nodes_that_slurm_allotted_not_for_those_asked_for(
+    job: tuple[Path, dict[str, str]],
+) -> None:
+    directory, environment = job
+    script = directory / "sweep.sbatch"
+    script.write_text(script.read_text().replace("--out '/a b'", "--nodes 8"))
+    assert start((directory, environment | {"SLURM_JOB_NUM_NODES": "2"}), "0").wait(240) == 0
+    (driver,) = (line for line in (directory / "calls.txt").read_text().splitlines() if "entry.py" in line)
+    assert parse(driver.split()[3:]).num_nodes == 2
 
 
 def order(line: str) -> int:

@@ -33,6 +33,13 @@ def test_a_token_that_others_could_read_is_made_private(tmp_path: Path) -> None:
     assert mode(path) == 0o600
 
 
+def test_a_place_that_can_hold_no_token_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".ray").touch()
+    with pytest.raises(QAError, match=r"auth_token: Ray's token cannot be used: Not a directory"):
+        make_token(tmp_path / ".ray" / "auth_token")
+    assert token_path({"RAY_AUTH_TOKEN_PATH": "~nobody-here/token"}) == Path("~nobody-here/token")
+
+
 def test_a_missing_or_empty_token_is_refused_without_showing_anything(tmp_path: Path) -> None:
     path = tmp_path / "token"
     with pytest.raises(QAError, match="found no such file"):
