@@ -1,9 +1,11 @@
 """The best configurations of a search, to be trained again with several seeds and scored on the test sets."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+from qa_train.config import flatten
 from sweeps.config import SweepConfig
+from sweeps.history import values_of
 from sweeps.records import ENDED, Row, TrialName, score
 from sweeps.search import Suggestion
 from sweeps.space import Scalar
@@ -12,16 +14,17 @@ from sweeps.space import Scalar
 def choose_finalists(config: SweepConfig, rows: Iterable[Row]) -> list[int]:
     """Returns the numbers of the best configurations, best first, by the mean score over their seeds.
 
-    Configurations with a trial that failed or was stopped early are none, and of those with equal values the first is.
+    Configurations with a trial that failed or was stopped early are none, and of those that train the same, the
+    first is.
 
     Args:
-        config: `finalists.top` and what is searched.
+        config: `finalists.top`, how models are ranked, and what all trials have in common.
         rows: Of the records.
     """
     scores: dict[int, list[float]] = {}
-    values: dict[int, tuple[object, ...]] = {}
+    recipes: dict[int, frozenset[tuple[str, Scalar]]] = {}
     best: dict[str, float] = {}  # of a trial's models, for those of several budgets
-    spoilt = set()
+    common, spoilt = flatten(config.train), set()
     for row in rows:
         trial_id = str(row["trial_id"])
         name = TrialName.parse(trial_id)
@@ -33,10 +36,10 @@ def choose_finalists(config: SweepConfig, rows: Iterable[Row]) -> list[int]:
         if row["status"] != "completed":
             spoilt.add(name.number)
         scores.setdefault(name.number, []).append(best.get(trial_id, float("-inf")))
-        values[name.number] = tuple(row.get(f"config.{key}") for key in config.space.dimensions)
+        recipes[name.number] = frozenset((common | values_of(row)).items())  # the space may have been another one
     means = {number: statistics.fmean(found) for number, found in sorted(scores.items()) if number not in spoilt}
     ranked = sorted((number for number in means if means[number] > float("-inf")), key=lambda number: -means[number])
-    distinct = {values[number]: number for number in reversed(ranked)}
+    distinct = {recipes[number]: number for number in reversed(ranked)}
     return sorted(distinct.values(), key=ranked.index)[: config.finalists.top]
 
 
@@ -54,7 +57,7 @@ def finalists_left(config: SweepConfig, rows: Sequence[Row]) -> list[Suggestion]
     begun = [name for name in map(TrialName.parse, last) if name.is_final and last[str(name)]["status"] not in ENDED]
     left = [name for name in wanted if str(name) not in last]
     return [
-        Suggestion(name, _values(config, searched[name.number]), name.seed, has_begun=name in begun)
+        Suggestion(name, values_of(searched[name.number]), name.seed, has_begun=name in begun)
         for name in [*begun, *left]
         if name.seed is not None
     ]
@@ -62,7 +65,3 @@ def finalists_left(config: SweepConfig, rows: Sequence[Row]) -> list[Suggestion]
 
 def _number(row: Row) -> int:
     return TrialName.parse(str(row["trial_id"])).number
-
-
-def _values(config: SweepConfig, row: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    return {key: row[f"config.{key}"] for key in config.space.dimensions}

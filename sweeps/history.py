@@ -1,6 +1,6 @@
 """What became of a sweep's trials so far, read from its records and from what the trials themselves wrote."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def read_history(directory: Path) -> list[PastTrial]:
 
 def _past_trial(trial_id: str, place: Path | None, rows: list[Row]) -> PastTrial:
     own = read_json(place / TRIAL_CONFIG) if place else None
-    values = own["values"] if own else _values_of(rows)
+    values = own["values"] if own else values_of(rows[0])
     seed = own.get("train", {}).get("seed") if own else rows[0].get("seed")
     seed = seed if isinstance(seed, int) else None
     recorded = {row.get("epochs_trained") for row in rows}
@@ -75,8 +75,12 @@ def _past_trial(trial_id: str, place: Path | None, rows: list[Row]) -> PastTrial
     return PastTrial(trial_id, values, tuple(rows), tuple(unrecorded), seed)
 
 
-def _values_of(rows: Sequence[Row]) -> dict[str, Scalar]:
-    return {key.removeprefix("config."): value for key, value in rows[0].items() if key.startswith("config.")}
+def values_of(row: Row) -> dict[str, Scalar]:
+    """Returns what the searcher chose for a row's trial, and its `num_epochs`, by dotted name.
+
+    It is what the trial was trained with also where the sweep has another space by now.
+    """
+    return {key.removeprefix("config."): value for key, value in row.items() if key.startswith("config.")}
 
 
 def end_stopped(past: Iterable[PastTrial], stopping: Stopping, metric: str, num_epochs: int) -> list[PastTrial]:
@@ -89,9 +93,13 @@ def end_stopped(past: Iterable[PastTrial], stopping: Stopping, metric: str, num_
         num_epochs: Of trials of a sweep that does not search them.
 
     Returns:
-        The same trials; the unrecorded rows of one that is stopped end where it is, with `stopped_early`.
+        The same trials; the unrecorded rows of one that is stopped end where it is, with `stopped_early`. Finalists run
+        without a trial scheduler, so that none is stopped.
     """
-    return [trial if trial.has_ended else _end_if_stopped(trial, stopping, metric, num_epochs) for trial in past]
+    return [
+        trial if trial.has_ended or trial.name.is_final else _end_if_stopped(trial, stopping, metric, num_epochs)
+        for trial in past
+    ]
 
 
 def _end_if_stopped(trial: PastTrial, stopping: Stopping, metric: str, num_epochs: int) -> PastTrial:

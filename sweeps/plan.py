@@ -155,8 +155,9 @@ def largest_epochs(config: SweepConfig) -> float:
 
 
 def num_models_kept(config: SweepConfig) -> int:
-    """Returns how many models the sweep leaves on disk."""
-    return min(config.num_trainings, config.keep.models or config.num_trainings)
+    """Returns how many models the sweep leaves on disk; a trial of several budgets has one of each."""
+    num_models = config.num_trainings * (len(config.budgets) or 1)
+    return min(num_models, config.keep.models or num_models)
 
 
 def peak_disk_bytes(num_models: int, num_at_once: int, model_bytes: int | None) -> int | None:

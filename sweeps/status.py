@@ -159,12 +159,10 @@ def read_status(directory: Path, now: float | None = None) -> SweepStatus:
 
 
 def _num_trials(manifest: Manifest) -> int | None:
-    search, finalists = (manifest.config.get(key) or {} for key in ("search", "finalists"))
-    num_configurations = manifest.num_trials or search.get("num_trials")
-    if num_configurations is None:
-        return None
-    num_finalists = min(finalists.get("top", 0), num_configurations) * len(finalists.get("seeds", ()))
-    return int(num_configurations * len(search.get("seeds", (0,))) + num_finalists)
+    if manifest.num_trials is not None:
+        return manifest.num_trials
+    found = (manifest.config.get("search") or {}).get("num_trials")  # such old sweeps had one seed and no finalists
+    return None if found is None else int(found)
 
 
 def read_driver(directory: Path, now: float) -> Driver | None:

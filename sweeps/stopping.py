@@ -25,7 +25,7 @@ from typing import Literal
 
 from sweeps.config import StopConfig, SweepConfig
 from sweeps.pricing import usd
-from sweeps.records import Row, Value
+from sweeps.records import Row, TrialName, Value
 from sweeps.space import Choice, Dimension, IntRange
 
 SMALL_GROUP = 4
@@ -97,18 +97,24 @@ class Stopping:
     def replay(self, rows: Iterable[Row], metric: str) -> None:
         """Takes note of the reports in a sweep's records, as `decide` did when they were written.
 
-        Rows that are no report of an epoch are passed over. With other settings than before, trials count as these
-        settings would have had it.
+        Rows that are no report of an epoch are passed over, and so are those of finalists, which run without a trial
+        scheduler. With other settings than before, trials count as these settings would have had it.
 
         Args:
             rows: In the order in which they were written.
             metric: The column with the values.
+
+        Raises:
+            DataError: If a report's `trial_id` is none.
         """
         for row in rows:
             trial_id, num_epochs, epochs_trained = (
                 row.get(key) for key in ("trial_id", "config.num_epochs", "epochs_trained")
             )
-            if isinstance(trial_id, str) and isinstance(num_epochs, int) and isinstance(epochs_trained, int):
+            if not (isinstance(trial_id, str) and isinstance(num_epochs, int) and isinstance(epochs_trained, int)):
+                continue
+            # An answer from the records was compared with no trial when it was given.
+            if "reused_from" not in row and not TrialName.parse(trial_id).is_final:
                 self.decide(trial_id, num_epochs, epochs_trained, row.get(metric))
 
     def _score(self, value: Value) -> float:
@@ -148,7 +154,7 @@ def rung_epochs(rungs: Iterable[float], num_epochs: int) -> tuple[int, ...]:
 
 
 def group_sizes(config: SweepConfig) -> dict[int, float]:
-    """Returns how many trials each group of the sweep expects, by `num_epochs`, ascending.
+    """Returns how many configurations each group of the sweep expects, by `num_epochs`, ascending.
 
     Points of `search.enqueue` are counted, the others spread as random sampling, or a grid, does; TPE soon prefers
     some.
@@ -177,15 +183,17 @@ def _shares(dimension: Dimension) -> dict[int, float]:
 
 
 def small_groups(config: SweepConfig) -> dict[int, float]:
-    """Returns those of `group_sizes` that a trial scheduler compares although they expect under `SMALL_GROUP` trials.
+    """Returns how many trials those groups expect that are compared although these are fewer than `SMALL_GROUP`.
 
-    Without a trial scheduler nothing is compared, and a trial without a rung is compared with none.
+    A configuration has a trial of each of `search.seeds`. Without a trial scheduler nothing is compared, and a trial
+    without a rung is compared with none.
     """
     if config.stop.trial_scheduler == "none":
         return {}
+    num_trials = {epochs: size * len(config.search.seeds) for epochs, size in group_sizes(config).items()}
     return {
         num_epochs: size
-        for num_epochs, size in group_sizes(config).items()
+        for num_epochs, size in num_trials.items()
         if size < SMALL_GROUP and rung_epochs(config.stop.rungs, num_epochs)
     }
 

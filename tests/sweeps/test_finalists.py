@@ -1,6 +1,6 @@
 from typing import Any
 
-from qa_train.config import build_config
+from qa_train.config import TrainConfig, build_config, with_values
 from sweeps.config import SweepConfig
 from sweeps.finalists import choose_finalists, finalists_left
 from sweeps.records import Row
@@ -94,3 +94,54 @@ def test_interrupted_finalists_come_first_even_if_others_are_better_by_now() -> 
     ]
     assert [item.has_begun for item in left] == [True, True, False, False, False]
     assert left[0].values == {"num_epochs": 4}
+
+
+RATE = {"optim.learning_rate": {"loguniform": [1e-6, 1e-3]}}
+WARMUP = {"optim.warmup_ratio": {"uniform": [0.0, 0.2]}}
+
+
+def of_space(space: dict[str, Any], top: int = 2) -> SweepConfig:
+    """A sweep of 3 epochs over this space, maybe not the one that its trials were sampled from."""
+    plain = {"train": {"data": {"train": "x"}}, "space": space, "finalists": {"top": top, "seeds": [0]}}
+    return build_config(SweepConfig, plain, "test")
+
+
+def sampled(trial_id: str, f1: float, **values: float) -> Row:
+    return row(trial_id, f1, epochs=3) | {f"config.optim.{key}": value for key, value in values.items()}
+
+
+def recipes(config: SweepConfig, rows: list[Row]) -> list[TrainConfig]:
+    return [with_values(config.train, item.values) for item in finalists_left(config, rows)]
+
+
+def test_a_finalist_trains_what_its_trial_did_before_a_dimension_was_added() -> None:
+    config = of_space(RATE | WARMUP)
+    rows = [sampled("00000", 60.0, learning_rate=1e-4), sampled("00001", 50.0, learning_rate=2e-4, warmup_ratio=0.1)]
+    assert [(found.optim.learning_rate, found.optim.warmup_ratio) for found in recipes(config, rows)] == [
+        (1e-4, config.train.optim.warmup_ratio),
+        (2e-4, 0.1),
+    ]
+    interrupted = sampled("final-00000-seed0", 1.0, learning_rate=1e-4) | {"status": "interrupted"}
+    [first, _] = finalists_left(config, [*rows, interrupted])
+    assert (str(first.name), with_values(config.train, first.values).optim.learning_rate) == ("final-00000-seed0", 1e-4)
+
+
+def test_a_finalist_trains_what_its_trial_did_before_a_dimension_was_removed() -> None:
+    rows = [
+        sampled("00000", 60.0, learning_rate=1e-4, warmup_ratio=0.1),
+        sampled("00001", 50.0, learning_rate=1e-5, warmup_ratio=0.1),  # another one, though alike in this space
+    ]
+    found = recipes(of_space(WARMUP), rows)
+    assert [recipe.optim.learning_rate for recipe in found] == [1e-4, 1e-5]
+    assert [recipe.num_epochs for recipe in recipes(of_space(RATE), [row("00000", 1.0, epochs=7)])] == [7]
+
+
+def test_a_trial_that_was_given_the_value_that_another_had_by_default_is_equal_to_it() -> None:
+    config = of_space(RATE | WARMUP)
+    default = config.train.optim.warmup_ratio
+    rows = [
+        sampled("00000", 60.0, learning_rate=1e-4),
+        sampled("00001", 60.0, learning_rate=1e-4, warmup_ratio=default),
+        sampled("00002", 50.0, learning_rate=1e-4, warmup_ratio=0.1),
+    ]
+    assert choose_finalists(config, rows) == [0, 2]

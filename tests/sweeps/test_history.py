@@ -109,6 +109,11 @@ def test_a_trial_that_has_ended_stays_as_it_is() -> None:
     assert end_stopped([trial], stopping_after(50.0, 51.0), "dev.f1", num_epochs=2) == [trial]
 
 
+def test_a_finalist_is_compared_with_no_trial_and_goes_on_however_poor_it_is() -> None:
+    finalist = PastTrial("final-00000-seed0", {}, unrecorded=(scored(1, 1.0),))
+    assert end_stopped([finalist], stopping_after(50.0, 51.0), "dev.f1", num_epochs=2) == [finalist]
+
+
 def test_the_seed_of_a_trial_is_that_of_its_own_file_or_of_its_rows(tmp_path: Path) -> None:
     write(tmp_path, [row("00000-seed7", 1, seed=7)], {})
     [trial] = read_history(tmp_path)

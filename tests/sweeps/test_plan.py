@@ -330,13 +330,25 @@ def test_planning_like_an_earlier_sweep_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
-def test_a_plan_of_budgets_shows_both_bills() -> None:
+def trunk_config(**sections: Any) -> SweepConfig:
     plain = {
         "train": {"data": {"train": "x"}, "optim": {"schedule": "trunk"}, "budgets": [1, 2, 3, 5]},
         "space": {"optim.learning_rate": {"loguniform": [1e-5, 1e-3]}},
         "search": {"num_trials": 4},
     }
-    config = build_config(SweepConfig, plain, "test")
+    return build_config(SweepConfig, plain | sections, "test")
+
+
+def test_a_plan_of_budgets_shows_both_bills() -> None:
+    config = trunk_config()
     plan = make_plan(config, 8, 0, MEASURED)
     assert plan.expected.epochs == plan.largest.epochs == pytest.approx(4 * 6.2)
     assert "budgets:  1, 2, 3, 5; trained each on its own 44 epochs (56 %)" in format_plan(plan, config)
+
+
+@pytest.mark.parametrize(("keep", "num_models"), [(None, 16), (7, 7), (50, 16)])
+def test_a_trial_leaves_a_model_of_each_of_its_budgets(keep: int | None, num_models: int) -> None:
+    config = trunk_config(keep={"models": keep}, search={"num_trials": 4, "max_concurrent_trials": 1})
+    plan = make_plan(config, 8, 0, MEASURED)
+    assert plan.disk_bytes == (num_models + 6) * 100_000_000
+    assert f"with {num_models} models kept" in format_plan(plan, config)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from qa_train.config import build_config
 from qa_train.errors import DataError
 from qa_train.storage import write_json
+from sweeps.config import SweepConfig
 from sweeps.lock import LOCK, locked
 from sweeps.records import RECORDS, Manifest, Row, read_manifest, write_manifest
 from sweeps.status import Driver, OpenTrial, SweepStatus, read_status
@@ -95,13 +97,28 @@ def test_a_trial_that_was_answered_from_other_records_costs_nothing(tmp_path: Pa
     assert (status.device_hours, status.counts) == (0.5, {"completed": 2})
 
 
-def test_trials_of_several_seeds_and_finalists_are_asked_for_too(tmp_path: Path) -> None:
-    sweep(tmp_path, [row("0")], num_trials=9)
-    manifest = replace(read_manifest(tmp_path), num_trials=2)
-    manifest.config["search"]["seeds"] = [0, 1, 2]
-    manifest.config["finalists"] = {"top": 5, "seeds": [0, 1]}
+def test_a_manifest_that_counts_seeds_and_finalists_is_believed(tmp_path: Path) -> None:
+    search = {"num_trials": 4, "seeds": [0, 1, 2]}
+    sections = {"search": search, "finalists": {"top": 1, "seeds": [0, 1, 2]}}
+    config = build_config(SweepConfig, {"train": {"data": {"train": "x"}}, **sections}, "test")
+    rows = [row(f"{number:05d}-seed{seed}") for number in range(4) for seed in range(3)]
+    sweep(tmp_path, rows)
+    manifest = replace(read_manifest(tmp_path), config=config.model_dump(mode="json"), num_trials=config.num_trainings)
     write_manifest(tmp_path, manifest)
-    assert read(tmp_path).num_trials == 2 * 3 + 2 * 2  # of a grid there may be fewer configurations than num_trials
+    status = read(tmp_path)
+    assert (status.num_trials, status.has_ended) == (15, False)
+    finalists = [row(f"final-00002-seed{seed}") for seed in range(3)]
+    (tmp_path / RECORDS).write_text("".join(json.dumps(item) + "\n" for item in [*rows, *finalists]))
+    assert read(tmp_path).has_ended
+
+
+@pytest.mark.parametrize(("search", "expected"), [({"num_trials": 9}, 9), ({"num_trials": None}, None), (None, None)])
+def test_of_an_older_sweep_the_configuration_tells_how_many_trials_were_asked_for(
+    tmp_path: Path, search: dict[str, Any] | None, expected: int | None
+) -> None:
+    sweep(tmp_path, [row("0")])
+    write_manifest(tmp_path, replace(read_manifest(tmp_path), config={"train": {}, "search": search}))
+    assert read(tmp_path).num_trials == expected
 
 
 def test_a_trial_runs_from_its_start_on_and_again_once_it_was_started_again(tmp_path: Path) -> None:

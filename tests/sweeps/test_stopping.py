@@ -256,6 +256,15 @@ def test_rows_that_report_no_epoch_are_passed_over() -> None:
     assert not stopping.has_stopped("x")
 
 
+def test_finalists_in_the_records_are_neither_stopped_nor_compared_with() -> None:
+    for stop in (stop_config("asha"), stop_config("median", min_trials=2)):
+        stopping = Stopping(stop, "max")
+        finalists = [Report(f"final-00000-seed{seed}", 4, 1, value) for seed, value in enumerate((98.0, 99.0, 1.0))]
+        stopping.replay(rows(finalists), "dev.f1")
+        assert not any(stopping.has_stopped(finalist.trial_id) for finalist in finalists)
+        assert decisions(stopping, at_rung([5.0, 4.0])) == [False, False]  # as the first of their group
+
+
 def test_the_median_rule_of_ray_decides_alike() -> None:
     schedulers = pytest.importorskip("ray.tune.schedulers")
     generator, controller = np.random.default_rng(0), Mock(**{"get_live_trials.return_value": []})
@@ -274,11 +283,13 @@ def test_the_median_rule_of_ray_decides_alike() -> None:
     assert 5 < num_stopped < 35
 
 
-def sweep_config(stop: Any = None, num_trials: int = 20, enqueue: Any = (), **space: Any) -> SweepConfig:
+def sweep_config(
+    stop: Any = None, num_trials: int = 20, enqueue: Any = (), seeds: Any = (0,), **space: Any
+) -> SweepConfig:
     plain = {
         "train": {"data": {"train": "x"}, "num_epochs": 5},
         "space": {"optim.learning_rate": {"loguniform": [1e-6, 1e-4]}, **space},
-        "search": {"num_trials": num_trials, "enqueue": enqueue},
+        "search": {"num_trials": num_trials, "enqueue": enqueue, "seeds": seeds},
         "stop": stop or {},
     }
     return build_config(SweepConfig, plain, "test")
@@ -308,6 +319,12 @@ def test_small_groups_are_those_that_are_compared_and_expect_fewer_than_four() -
     assert small_groups(sweep_config(stop, num_epochs=few)) == pytest.approx(dict.fromkeys(range(2, 11), 2.0))
     assert small_groups(sweep_config(stop, num_epochs={"int": [1, 5]})) == {}
     assert small_groups(sweep_config(num_epochs=few)) == {}
+
+
+def test_each_seed_of_a_configuration_is_a_trial_of_its_group() -> None:
+    stop, lengths = {"trial_scheduler": "asha"}, {"choice": [2, 4]}
+    assert small_groups(sweep_config(stop, 4, seeds=[0, 1, 2], num_epochs=lengths)) == {}
+    assert small_groups(sweep_config(stop, 2, seeds=[0, 1, 2], num_epochs=lengths)) == {2: 3.0, 4: 3.0}
 
 
 @pytest.mark.parametrize(
