@@ -38,6 +38,17 @@ def _is_moved(key: str, old: Mapping[str, object], new: Mapping[str, object]) ->
     return key.startswith("data.") and isinstance(old.get(key), str) and isinstance(new.get(key), str)
 
 
+def refuse_other_device(before: Manifest, device: str) -> None:
+    """Checks that trials run on the kind of device of those so far: else their costs cannot be compared.
+
+    Raises:
+        ConfigError: If they do not; both kinds are named.
+    """
+    if device != before.device:
+        problem = f"device: expected {before.device!r}, as the sweep has had it so far, found {device!r}"
+        raise ConfigError([f"{problem}; go on where there is the former, or start another sweep"], "resume")
+
+
 def refuse_other_data(before: Manifest, data: Mapping[str, Mapping[str, Any]]) -> None:
     """Checks that the data files are those of the sweep so far, by their SHA-256.
 
@@ -51,4 +62,23 @@ def refuse_other_data(before: Manifest, data: Mapping[str, Mapping[str, Any]]) -
                 f"{found['path']}: expected the {name} data of the sweep so far (SHA-256 "
                 f"{str(expected.get('sha256'))[:16]}…), found others ({found['sha256'][:16]}…); put the file back, or "
                 "start another sweep"
+            )
+
+
+def refuse_other_models(before: Manifest, models: Mapping[str, str]) -> None:
+    """Checks that pretrained models in local directories are those of the sweep so far.
+
+    Args:
+        before: The manifest so far; one of an older version names no models, and nothing is compared.
+        models: SHA-256 by name, see `identity.hash_models`.
+
+    Raises:
+        DataError: If one is not.
+    """
+    for name, found in models.items():
+        expected = before.models.get(name, found)
+        if expected != found:
+            raise DataError(
+                f"{name}: expected the model of the sweep so far (SHA-256 {expected[:16]}…), found another "
+                f"({found[:16]}…); put its files back, or start another sweep"
             )

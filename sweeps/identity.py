@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ _FILES = ("train", "dev", "test", "extra_train")
 
 
 def surroundings(
-    data: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str], precision: str, device: str
+    data: Mapping[str, Mapping[str, Any]],
+    versions: Mapping[str, str],
+    precision: str,
+    device: str,
+    models: Mapping[str, str],
 ) -> dict[str, Any]:
     """Returns what all trials of a sweep have in common and their configuration does not say.
 
@@ -27,6 +31,7 @@ def surroundings(
         versions: Library versions by name.
         precision: As it was resolved.
         device: Kind of device.
+        models: See `hash_models`; in a trial's identity only its own takes part.
     """
     hashes = {name: entry["sha256"] for name, entry in data.items() if not name.startswith("test.")}
     return {
@@ -35,6 +40,7 @@ def surroundings(
         "versions": {name: version for name, version in versions.items() if name not in ("spansweep", "optuna", "ray")},
         "precision": precision,
         "device": device,
+        "models": dict(models),
     }
 
 
@@ -47,15 +53,15 @@ def identify(train: TrainConfig, common: Mapping[str, Any]) -> str:
 
     Returns:
         16 hexadecimal digits.
-
-    Raises:
-        DataError: If a model's file cannot be read.
     """
     plain = train.model_dump(mode="json")
     for section, keys in (("scale", _WITHOUT_EFFECT), ("data", _FILES), ("augment", ("confusions",))):
         plain[section] = {key: value for key, value in plain[section].items() if key not in keys}
     del plain["precision"]
-    content = json.dumps([plain, _hash_model(train.model.name), common], sort_keys=True)
+    model = common.get("models", {}).get(train.model.name)
+    content = json.dumps(
+        [plain, model, {key: value for key, value in common.items() if key != "models"}], sort_keys=True
+    )
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -68,12 +74,16 @@ def hash_sources(package: Path) -> str:
     return digest.hexdigest()
 
 
-@cache
-def _hash_model(name: str) -> str | None:
-    """Returns the SHA-256 of a pretrained model's directory; None of a model that is known by its name."""
-    directory = Path(name)
-    if not directory.is_dir():
-        return None
+def hash_models(names: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 of each pretrained model in a local directory; others are known by their names alone.
+
+    Raises:
+        DataError: If a model's file cannot be read.
+    """
+    return {name: _hash_directory(Path(name)) for name in names if Path(name).is_dir()}
+
+
+def _hash_directory(directory: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in directory.iterdir() if path.is_file()):
         digest.update(f"{path.name}:{sha256_file(path)}\n".encode())

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ class _OpenTrial:
 
     columns: Row
     num_rows: int = 0
+    status: Value = None
     device_s: float = 0.0
     attempt: int = 0
     epochs: set[int] = field(default_factory=set)
@@ -33,14 +34,15 @@ class _OpenTrial:
     def count(self, row: Row) -> None:
         """Takes note of one of its rows."""
         self.num_rows += 1
+        self.status = row.get("status")
         if row.get("budget_epochs") is not None:
             self.finished.append(row)
+        if isinstance(epoch := row.get("epochs_trained"), int):
+            self.epochs.add(epoch)
         if "reused_from" in row:
             return
         self.device_s = _number(row.get("cost.device_s")) or self.device_s
         self.attempt = int(_number(row.get("attempt")))
-        if isinstance(epoch := row.get("epochs_trained"), int):
-            self.epochs.add(epoch)
 
 
 @dataclass(eq=False)
@@ -136,24 +138,31 @@ class Recorder:
         else:
             self.say(f"trial {trial_id}: {_progress(row)}")
 
-    def answered(self, trial_id: str, values: Mapping[str, Value], seed: int, row: Row, source: str) -> Row:
-        """Writes the row of a trial that need not run, for another one has trained the same.
+    def answered(
+        self, trial_id: str, values: Mapping[str, Value], seed: int, rows: Sequence[Row], source: str
+    ) -> list[Row]:
+        """Writes the rows of a trial that need not run, for another one has trained the same.
+
+        Those that a driver wrote before it was killed are not written twice.
 
         Args:
             trial_id: Of the sweep.
             values: Those searched, by dotted name.
             seed: Its `train.seed`.
-            row: Of the other trial's finished model. What that cost is not counted again.
+            rows: Of the other trial's finished models, the last one completed. What they cost is not counted again.
             source: `<sweep id>/<trial id>` of the other trial.
 
         Returns:
-            The row as it was written.
+            The rows as they were written.
         """
-        trial = self._new(trial_id, values, seed)
-        written = self._append(trial, self._columns(row) | {"reused_from": source})
-        self._end(trial_id, trial, written)
-        self.say(f"trial {trial_id}: {_metric(written, self.config.search.metric)}, as trained by {source}")
-        return written
+        trial = self._interrupted.pop(trial_id, None) or self._new(trial_id, values, seed)
+        known = {row["budget_epochs"] for row in trial.finished}
+        for row in (row for row in rows if row["budget_epochs"] not in known):
+            self._append(trial, self._columns(row) | {"reused_from": source})
+        self._end(trial_id, trial, last := trial.finished[-1])
+        self.say(f"trial {trial_id}: {_metric(last, self.config.search.metric)}, as trained by {source}")
+        self._tell_curve(trial_id, trial)
+        return trial.finished
 
     def failed(self, trial_id: str, error_type: str, message: str) -> None:
         """Writes the row of a trial that could not report its own end; does nothing for one that has ended."""
@@ -162,11 +171,12 @@ class Recorder:
             self.reported(trial_id, {"status": "failed", **error, **self._held(trial_id)})
 
     def close(self) -> None:
-        """Records the trials that still run as interrupted."""
-        for trial_id, running in self._running.items():
-            self._append(running, {"status": "interrupted", **self._held(trial_id)})
+        """Records the trials that have not ended as interrupted, those that earlier runs left and none started too."""
         self._interrupted |= self._running
         self._running = {}
+        for trial_id, trial in self._interrupted.items():
+            if trial.status != "interrupted":
+                self._append(trial, {"status": "interrupted", **self._held(trial_id)})
 
     def _new(self, trial_id: str, values: Mapping[str, Value], seed: int | None) -> _OpenTrial:
         train = with_values(self.config.train, values if seed is None else {**values, "seed": seed})
@@ -221,10 +231,13 @@ class Recorder:
         elif self.best:
             best = f"best so far: trial {self.best['trial_id']}, {_metric(self.best, self.config.search.metric)}"
             self.say(f"{name}: {_progress(row)}, finished ({best})")
+        self._tell_curve(str(row["trial_id"]), trial)
+
+    def _tell_curve(self, trial_id: str, trial: _OpenTrial) -> None:
         if len(trial.finished) > 1:
             metric = self.config.search.metric
             curve = ", ".join(f"{item['budget_epochs']}: {_shown(item.get(metric))}" for item in trial.finished)
-            self.say(f"{name}: {metric} by epochs: {curve}")
+            self.say(f"trial {trial_id}: {metric} by epochs: {curve}")
 
 
 def _number(value: Value) -> float:

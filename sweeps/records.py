@@ -53,6 +53,7 @@ class Manifest:
         num_trials: Trials at most, finalists too; None in sweeps of older versions.
         ended: When all of it was done, in the form of `created`; None until then.
         resumed: When the sweep was gone on with, in the form of `created`; `config` is the last one's.
+        models: SHA-256 by name of the pretrained models in local directories; empty in sweeps of older versions.
     """
 
     sweep_id: str
@@ -73,6 +74,7 @@ class Manifest:
     num_trials: int | None = None
     ended: str | None = None
     resumed: list[str] = field(default_factory=list)
+    models: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,11 @@ from qa_train.storage import unused_dir
 from sweeps.answers import Answers
 from sweeps.attempts import ATTEMPTS, held_times
 from sweeps.config import SweepConfig
-from sweeps.extension import refuse_changes, refuse_other_data
+from sweeps.extension import refuse_changes, refuse_other_data, refuse_other_device, refuse_other_models
 from sweeps.history import PastTrial, end_stopped, read_history
-from sweeps.identity import surroundings
+from sweeps.identity import hash_models, surroundings
 from sweeps.journal import Journal
 from sweeps.live_view import live_view
-from sweeps.lock import LOCAL_LOCK
 from sweeps.mirror import StudyMirror
 from sweeps.placement import Placement, needs_ray_train
 from sweeps.plan import make_plan
@@ -105,8 +104,6 @@ def run_sweep(
             return _run(config, store, say, body, live)
     finally:
         with contextlib.suppress(OSError):
-            (store.directory / LOCAL_LOCK).unlink()
-        with contextlib.suppress(OSError):
             store.directory.rmdir()  # nothing came of it
 
 
@@ -130,7 +127,7 @@ def resume_sweep(
         live: See `run_sweep`.
 
     Raises:
-        DataError: If the directory holds no sweep, or its data have changed.
+        DataError: If the directory holds no sweep, or its data or a model have changed.
         ConfigError: If something has changed that may not, or the machine cannot run it.
         SweepError: If another process runs it, Ray fails, or the records cannot be written.
         KeyboardInterrupt: On Ctrl-C, after the running trials were recorded as interrupted.
@@ -160,6 +157,8 @@ def _run(
             _warn(say, plan.warnings)
             found = _probe(config, placement)
             _warn(say, found.warnings)
+            if before and past:
+                refuse_other_device(before, found.device)
             check_max_usd(config.stop.max_usd, found.device, config.prices)
             resolved = {"precision": found.precision, "scale.use_gpu": placement.gpus_per_worker > 0}
             config = config.model_copy(update={"train": with_values(config.train, resolved)})
@@ -205,8 +204,8 @@ def _run_trials(
 ) -> bool:
     """Runs all trials that are left; returns whether no limit has ended the sweep before."""
     directory, search = store.directory, config.search
-    common = surroundings(manifest.data, manifest.versions, manifest.precision, manifest.device)
-    answers = Answers(config.train, common, directory, manifest.sweep_id)
+    common = surroundings(manifest.data, manifest.versions, manifest.precision, manifest.device, manifest.models)
+    answers = Answers(config.train, common, directory, manifest.sweep_id, manifest.data, config.evaluate_tests == "all")
     if search.reuse_from:
         recorder.say(f"{answers.learn(search.reuse_from)} trials of {', '.join(search.reuse_from)} can be reused")
     stopping = Stopping(config.stop, search.mode, config.budgets)
@@ -280,23 +279,27 @@ def _manifest(
     """Returns the manifest of a new sweep, or that of `before` with what it goes on with.
 
     Raises:
-        DataError: If the data are no longer those of `before`.
+        DataError: If the data or a model are no longer those of `before`.
     """
     from qa_train.training import commit
 
+    models = hash_models(_model_names(config))
     if before:
         refuse_other_data(before, found.data)
+        refuse_other_models(before, models)
         search = config.search
         return replace(
             before,
             config=config.model_dump(mode="json"),
             metric=search.metric,
             mode=search.mode,
+            device=found.device,
             devices_per_trial=placement.num_devices,
             prices=config.prices.to_plain(),
             num_trials=config.num_trainings,
             ended=None,
             resumed=[*before.resumed, _now()],
+            models=before.models | models,
         )
     return Manifest(
         sweep_id=sweep_id,
@@ -315,4 +318,10 @@ def _manifest(
         commit=commit(),
         prices=config.prices.to_plain(),
         num_trials=config.num_trainings,
+        models=models,
     )
+
+
+def _model_names(config: SweepConfig) -> set[str]:
+    searched = config.space.dimensions.get("model.name")
+    return {config.train.model.name, *(str(name) for name in (searched.extremes if searched else ()))}

@@ -44,8 +44,8 @@ class Duplicates(Protocol):
     def identify(self, suggestion: Suggestion) -> str:
         """Returns what two trials have in common if and only if they train the same."""
 
-    def answer(self, suggestion: Suggestion) -> Row | None:
-        """Returns the row of the finished model of a trial that trained the same, recorded as this one's; or None."""
+    def answer(self, suggestion: Suggestion) -> list[Row]:
+        """Returns the rows of the finished models of a trial that trained the same, recorded as this one's, if any."""
 
 
 class _Unsaved(Searcher):
@@ -147,7 +147,8 @@ class StudySearcher(_Unsaved):
         missing = self._configurations.take_over(number, past)
         for trial in past:
             if not trial.has_ended and trial.seed is not None:
-                self._queue.append(Suggestion(trial.name, dict(trial.values), trial.seed, has_begun=True))
+                has_begun = not any("reused_from" in row for row in trial.rows)  # else an answer was cut off
+                self._queue.append(Suggestion(trial.name, dict(trial.values), trial.seed, has_begun))
         self._enqueue(number, past[0].values, missing)
 
     def _enqueue(self, number: int, values: Mapping[str, Scalar], seeds: Iterable[int]) -> None:
@@ -180,10 +181,10 @@ class StudySearcher(_Unsaved):
         if self._duplicates.identify(suggestion) in self._running:
             self._twins.append(suggestion)
             return True
-        row = self._duplicates.answer(suggestion)
-        if row is not None:
-            self._end(suggestion, row, "completed")
-        return row is not None
+        rows = self._duplicates.answer(suggestion)
+        if rows:
+            self._end(suggestion, self._configurations.outcome(rows) or rows[-1], "completed")
+        return bool(rows)
 
     def _release_twins(self) -> None:
         """Lets trials that waited for an equal one be answered, now that it has ended; or run, if it failed."""

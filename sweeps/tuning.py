@@ -81,28 +81,31 @@ class Tuning:
     def run_finalists(self) -> None:
         """Runs the finalists that are left, unless a limit has ended the sweep.
 
+        Then records as interrupted what a killed driver left running and nothing has started again.
+
         Raises:
             SweepError: If the records cannot be written.
         """
         if self.config.finalists.top and not self.limits.is_reached:
             left = finalists_left(self.config, read_records(self.store.directory))
             self._run(ListSearcher(left), Stopping(StopConfig(), self.config.search.mode))
+        self.recorder.close()
 
     def identify(self, suggestion: Suggestion) -> str:
         """Returns what two trials have in common if and only if they train the same."""
         return self.answers.identify(suggestion.values, suggestion.seed)
 
-    def answer(self, suggestion: Suggestion) -> Row | None:
-        """Records the result of a trial that trained the same as this one's; returns its row, None if there is none."""
+    def answer(self, suggestion: Suggestion) -> list[Row]:
+        """Records the models of a trial that trained the same as this one's; returns their rows, empty without one."""
         found = self.answers.find(suggestion.values, suggestion.seed)
-        return self._record(suggestion, found) if found else None
+        return self._record(suggestion, found) if found else []
 
-    def _record(self, suggestion: Suggestion, found: Source) -> Row:
+    def _record(self, suggestion: Suggestion, found: Source) -> list[Row]:
         trial_id, values = str(suggestion.name), suggestion.values
         copy_scores(found, self.store.directory / TRIALS / trial_id)
         self.store.push(f"{TRIALS}/{trial_id}")
         self.mirror.started(trial_id, values)
-        return self.recorder.answered(trial_id, values, suggestion.seed, found.row, found.name)
+        return self.recorder.answered(trial_id, values, suggestion.seed, found.rows, found.name)
 
     def _run(self, searcher: StudySearcher | ListSearcher, stopping: Stopping) -> None:
         if not searcher.num_left:

@@ -3,7 +3,7 @@ import pytest
 from qa_train.config import build_config, with_overrides
 from qa_train.errors import ConfigError, DataError
 from sweeps.config import SweepConfig
-from sweeps.extension import refuse_changes, refuse_other_data
+from sweeps.extension import refuse_changes, refuse_other_data, refuse_other_device, refuse_other_models
 from sweeps.records import Manifest
 
 BEFORE = build_config(
@@ -50,3 +50,24 @@ def test_other_data_under_the_same_name_are_refused() -> None:
     refuse_other_data(manifest, data)
     with pytest.raises(DataError, match=r"a.json: expected the train data of the sweep so far .*aaaa…\), found others"):
         refuse_other_data(manifest, {"train": {"path": "a.json", "sha256": "b" * 64}})
+
+
+def test_another_kind_of_device_is_refused_and_both_are_named() -> None:
+    manifest = Manifest("s", "s", "", "", {}, "dev.f1", "max", "fp32", "NVIDIA A100", 1, {})
+    refuse_other_device(manifest, "NVIDIA A100")
+    with pytest.raises(
+        ConfigError, match=r"device: expected 'NVIDIA A100', as the sweep .* found 'NVIDIA H100'; go on"
+    ):
+        refuse_other_device(manifest, "NVIDIA H100")
+
+
+def test_a_model_that_was_overwritten_in_place_is_refused_and_one_that_is_new_is_not() -> None:
+    manifest = Manifest("s", "s", "", "", {}, "dev.f1", "max", "fp32", "cpu-core", 1, {}, models={"/m": "a" * 64})
+    refuse_other_models(manifest, {"/m": "a" * 64, "/new": "b" * 64})
+    with pytest.raises(DataError, match=r"/m: expected the model of the sweep so far .*aaaa…\), found another"):
+        refuse_other_models(manifest, {"/m": "b" * 64})
+
+
+def test_a_sweep_of_an_older_version_that_knows_no_models_is_gone_on_with() -> None:
+    manifest = Manifest("s", "s", "", "", {}, "dev.f1", "max", "fp32", "cpu-core", 1, {})
+    refuse_other_models(manifest, {"/m": "a" * 64})

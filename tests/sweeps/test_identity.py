@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from qa_train.config import TrainConfig, build_config, with_values
-from sweeps.identity import hash_sources, identify, surroundings
+from sweeps.identity import hash_models, hash_sources, identify, surroundings
 
 DATA: dict[str, dict[str, Any]] = {
     "train": {"path": "a/train.json", "sha256": "11"},
@@ -17,6 +17,7 @@ CONFIG = build_config(TrainConfig, {"data": {"train": "a/train.json", "dev": "a/
 
 def common(**changes: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {"data": DATA, "versions": VERSIONS, "precision": "bf16", "device": "cpu-core"}
+    arguments["models"] = {}
     return surroundings(**arguments | changes)
 
 
@@ -65,11 +66,22 @@ def test_where_files_lie_and_which_test_sets_there_are_makes_no_difference() -> 
 
 
 def test_a_model_in_a_directory_is_known_by_what_is_in_it(tmp_path: Path) -> None:
-    first, second = tmp_path / "a", tmp_path / "b"
-    for directory, content in ((first, "1"), (second, "2")):
-        directory.mkdir()
-        (directory / "model.safetensors").write_text(content)
-    assert identity({"model.name": str(first)}) != identity({"model.name": str(second)})
+    name = str(tmp_path)
+
+    def identity_of(content: str) -> str:
+        (tmp_path / "model.safetensors").write_text(content)
+        return identity({"model.name": name}, models=hash_models([name]))
+
+    assert identity_of("1") == identity_of("1") != identity_of("2")  # all in one process, as in a notebook
+
+
+def test_the_other_models_of_a_sweep_make_no_difference(tmp_path: Path) -> None:
+    assert identity(models={str(tmp_path): "1"}) == identity()
+
+
+def test_a_model_that_is_no_directory_has_no_hash(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("1")
+    assert list(hash_models(["distilbert-base-uncased", str(tmp_path)])) == [str(tmp_path)]
 
 
 def test_other_sources_are_another_training(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from qa_train.config import build_config
 from sweeps.config import SweepConfig
+from sweeps.history import PastTrial
 from sweeps.journal import Journal
 from sweeps.recorder import Recorder
 from sweeps.records import Row, read_records
@@ -205,3 +206,64 @@ def test_a_trial_of_several_budgets_ranks_each_and_tells_its_curve_at_the_end(sw
     sweep.report(epochs=2, budget_epochs=2, status="completed", **(scores | {"dev.f1": 29.0}))
     assert sweep.recorder.best["budget_epochs"] == 1
     assert sweep.said[-1] == "trial 00000: dev.f1 by epochs: 1: 30.00, 2: 29.00"
+
+
+def curve(*scores: float) -> list[Row]:
+    """The rows of the models of another trial, with budgets of 1, 2, 3 … epochs."""
+    budgets = range(1, len(scores) + 1)
+    own = [report(budget, budget_epochs=budget, **{"dev.f1": f1}) for budget, f1 in zip(budgets, scores, strict=True)]
+    return [*own[:-1], own[-1] | {"status": "completed"}]
+
+
+def test_a_trial_of_several_budgets_is_answered_with_a_row_for_each(sweep: Sweep) -> None:
+    written = sweep.recorder.answered("00001", VALUES, 0, curve(70.0, 60.0), "other/00000")
+    assert sweep.rows == written
+    keys = ("report", "status", "budget_epochs", "dev.f1", "reused_from")
+    assert [tuple(row[key] for key in keys) for row in written] == [
+        (0, "running", 1, 70.0, "other/00000"),
+        (1, "completed", 2, 60.0, "other/00000"),
+    ]
+    assert sweep.recorder.best == written[0]
+    assert (sweep.recorder.num_completed, sweep.recorder.device_s) == (1, 0.0)
+    assert sweep.said == [
+        "trial 00001: dev.f1 60.00, as trained by other/00000",
+        "trial 00001: dev.f1 by epochs: 1: 70.00, 2: 60.00",
+    ]
+
+
+def answered_in_part(directory: Path) -> Sweep:
+    """A sweep that goes on after its driver was killed between two rows of an answer."""
+    before, sweep = Sweep(directory), Sweep(directory)
+    before.recorder.answered("00000", VALUES, 0, curve(70.0, 60.0)[:1], "other/00000")
+    sweep.recorder.resume([PastTrial("00000", VALUES, tuple(sweep.rows), seed=0)])
+    return sweep
+
+
+def test_an_answer_that_was_cut_off_is_completed(tmp_path: Path) -> None:
+    sweep = answered_in_part(tmp_path)
+    written = sweep.recorder.answered("00000", VALUES, 0, curve(70.0, 60.0), "other/00000")
+    assert sweep.rows == written
+    assert [(row["report"], row["budget_epochs"]) for row in written] == [(0, 1), (1, 2)]
+    sweep.recorder.close()
+    assert len(sweep.rows) == 2
+
+
+def test_a_trial_that_runs_after_all_does_not_tell_again_what_was_answered(tmp_path: Path) -> None:
+    sweep = answered_in_part(tmp_path)
+    sweep.start()
+    for row in curve(70.0, 60.0):
+        sweep.recorder.reported("00000", row)
+    assert [(row["report"], row["budget_epochs"]) for row in sweep.rows] == [(0, 1), (1, 2)]
+
+
+def test_closing_records_trials_of_a_killed_driver_that_were_not_started_again_as_interrupted(sweep: Sweep) -> None:
+    told = tuple({"trial_id": f"{number:05d}", **report()} for number in range(3))
+    interrupted = told[1] | {"status": "interrupted"}
+    rows: list[tuple[Row, ...]] = [told[:1], (told[1], interrupted), (), told[2:]]
+    sweep.recorder.resume(PastTrial(f"{number:05d}", VALUES, own, seed=0) for number, own in enumerate(rows))
+    sweep.start("00003")
+    sweep.report("00003", epochs=2, status="completed", budget_epochs=2)
+    for _ in range(2):
+        sweep.recorder.close()
+    found = [(row["trial_id"], row["report"], row["status"]) for row in sweep.rows[1:]]
+    assert found == [("00000", 1, "interrupted"), ("00002", 0, "interrupted")]

@@ -22,6 +22,7 @@ MANY = Manifest(
     baselines={"untrained.f1": 3.25},
     versions={"python": "3.11.7"},
     commit="abc",
+    models={"/models/a": "11"},
 )
 LEAST = Manifest("s", "s", "", "now", {}, "dev.f1", "max", "bf16", "cpu-core", 1, {})
 
@@ -36,6 +37,13 @@ def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path, manifest: Man
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert read_manifest(str(tmp_path)) == manifest
+
+
+def test_a_manifest_of_before_models_were_noted_is_read(tmp_path: Path) -> None:
+    old = asdict(LEAST)
+    del old["models"]
+    (tmp_path / MANIFEST).write_text(json.dumps(old))
+    assert read_manifest(tmp_path) == LEAST
 
 
 def test_a_manifest_is_json_of_its_fields(tmp_path: Path) -> None:

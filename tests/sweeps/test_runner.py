@@ -3,6 +3,7 @@ import pickle
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from qa_train.errors import ConfigError, DataError, SweepError
 from sweeps import runner
 from sweeps.config import SweepConfig
 from sweeps.journal import Journal
+from sweeps.lock import LOCAL_LOCK, locked
 from sweeps.mirror import StudyMirror
 from sweeps.placement import place
 from sweeps.probe import Probe
@@ -239,6 +241,77 @@ def test_a_sweep_that_cannot_start_leaves_no_directory(
     with pytest.raises(ConfigError, match="can never be scheduled"):
         run(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def one_row(listener: Any, param_space: dict[str, Any]) -> None:
+    listener.on_trial_start(1, [], trial(0))
+    listener.on_trial_result(1, [], trial(0), report(**FINAL))
+
+
+def no_row(listener: Any, param_space: dict[str, Any]) -> None:
+    pass
+
+
+def test_a_refused_sweep_leaves_the_lock_of_the_one_that_runs(
+    tmp_path: Path, tuner: type[FakeTuner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "unused_dir", lambda *arguments: None)  # as if it had looked a moment earlier
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        with pytest.raises(SweepError, match="another process runs this sweep"):
+            run(tmp_path)
+        assert (tmp_path / "out" / LOCAL_LOCK).exists()
+
+
+def resume_on(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goes on with the sweep of `run`, on another kind of device, of which alone the price is known."""
+    monkeypatch.setattr(runner, "_probe", lambda config, placement: replace(PROBE, device=device))
+    price = {"usd_per_hour": 2.0, "date": "2026-01-01", "source": "s"}
+
+    def change(config: SweepConfig) -> SweepConfig:
+        return build_config(SweepConfig, config.model_dump(mode="json") | {"prices": {device: price}}, "test")
+
+    runner.resume_sweep(tmp_path / "out", change, lambda line: None)
+
+
+def test_a_sweep_with_records_is_not_gone_on_with_on_another_kind_of_device(
+    tmp_path: Path, tuner: type[FakeTuner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuner.script = staticmethod(one_row)
+    run(tmp_path)
+    before = read_manifest(tmp_path / "out")
+    with pytest.raises(ConfigError, match="expected 'cpu-core', as the sweep has had it so far, found 'NVIDIA H100'"):
+        resume_on("NVIDIA H100", tmp_path, monkeypatch)
+    assert read_manifest(tmp_path / "out") == before
+    resume_on("cpu-core", tmp_path, monkeypatch)
+
+
+def test_a_sweep_without_records_goes_on_on_another_kind_of_device_and_says_so_from_then_on(
+    tmp_path: Path, tuner: type[FakeTuner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuner.script = staticmethod(no_row)
+    run(tmp_path)
+    devices: list[str] = []
+    tuner.script = staticmethod(lambda listener, param_space: devices.append(param_space["device"]))
+    resume_on("NVIDIA H100", tmp_path, monkeypatch)
+    assert read_manifest(tmp_path / "out").device == "NVIDIA H100"
+    assert devices == ["NVIDIA H100"]
+
+
+def test_a_sweep_whose_model_was_overwritten_is_not_gone_on_with(tmp_path: Path, tuner: type[FakeTuner]) -> None:
+    models = [tmp_path / name for name in "ab"]
+    for model in models:
+        model.mkdir()
+        (model / "model.safetensors").write_text("1")
+    plain = {"train": {"data": {"train": "x"}}, "search": {"num_trials": 4}}
+    plain |= {"space": {"model.name": {"choice": [*map(str, models)]}}}
+    tuner.script = staticmethod(no_row)
+    runner.run_sweep(build_config(SweepConfig, plain, "test"), tmp_path / "out", lambda line: None)
+    runner.resume_sweep(tmp_path / "out", say=lambda line: None)
+    assert read_manifest(tmp_path / "out").models.keys() == {*map(str, models)}
+    (models[1] / "model.safetensors").write_text("2")
+    with pytest.raises(DataError, match=rf"{models[1]}: expected the model of the sweep so far"):
+        runner.resume_sweep(tmp_path / "out", say=lambda line: None)
 
 
 def test_the_directory_is_named_after_the_sweep_and_the_time(

@@ -449,9 +449,9 @@ class Twins:
     def identify(self, suggestion: Suggestion) -> str:
         return str(suggestion.values["num_epochs"])
 
-    def answer(self, suggestion: Suggestion) -> Row | None:
+    def answer(self, suggestion: Suggestion) -> list[Row]:
         f1 = self.known.get(int(str(suggestion.values["num_epochs"])))
-        return None if f1 is None else {"dev.f1": f1, "epochs_trained": 1, "budget_epochs": 1}
+        return [] if f1 is None else [{"dev.f1": f1, "epochs_trained": 1, "budget_epochs": 1}]
 
 
 LIST = SearchConfig(searcher="list", enqueue=tuple({"num_epochs": number} for number in (5, 1, 1, 3, 1)))
@@ -530,3 +530,25 @@ def test_the_curve_of_a_trial_with_several_budgets_is_told_as_its_hypervolume() 
     past = PastTrial("00000", {"optim.learning_rate": 1e-4}, tuple(curve))
     resumed = StudySearcher(space, search, [past], budgets=(1, 2, 4))
     assert resumed.study.trials[0].value == pytest.approx(expected)
+
+
+def test_of_an_answer_with_several_budgets_the_best_is_told() -> None:
+    class Curves(Twins):
+        def answer(self, suggestion: Suggestion) -> list[Row]:
+            return [{"dev.f1": f1, "epochs_trained": n, "budget_epochs": n} for n, f1 in ((1, 70.0), (2, 60.0))]
+
+    search = SearchConfig(searcher="list", enqueue=({"num_epochs": 5},))
+    searcher = StudySearcher(EPOCHS, search, duplicates=Curves())
+    assert searcher.suggest("a") == RaySearcher.FINISHED
+    assert searcher.study.trials[0].value == 70.0
+
+
+def test_a_trial_that_was_answered_in_part_is_answered_again_and_one_that_ran_is_not() -> None:
+    answered: Row = {"status": "running", "epochs_trained": 1, "budget_epochs": 1, "dev.f1": 9.0, "reused_from": "x/0"}
+    ran: Row = {"status": "running", "epochs_trained": 1, "dev.f1": 9.0}
+    past = [PastTrial(f"0000{n}", {"num_epochs": 1}, (row,), seed=0) for n, row in enumerate((answered, ran))]
+    searcher = StudySearcher(EPOCHS, SearchConfig(num_trials=2), past, duplicates=Twins({1: 12.0}))
+    assert searcher.suggest("a")[TRIAL_ID] == "00001"
+    end(searcher, "a", 13.0)
+    assert searcher.suggest("b") == RaySearcher.FINISHED
+    assert [trial.value for trial in searcher.study.trials] == [12.0, 13.0]
