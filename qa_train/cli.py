@@ -1,6 +1,7 @@
 """`python -m qa_train`: trains, scores and describes extractive question answering."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def train(
     if resume:
         if path or overrides or to or overwrite:
             raise ConfigError(["takes no configuration: the run goes on as it was configured"], "--resume")
-        return _finish_training(*_interrupted(Path(resume).expanduser()), as_json)
+        return _finish_training(*_interrupted(Path(os.path.expanduser(resume))), as_json)
     if not path:
         raise ConfigError(["expected --config C.yaml, or --resume DIR"], "train")
     config = load_config(TrainConfig, path, overrides)

@@ -49,7 +49,7 @@ def load_config(
     Raises:
         ConfigError: With all mistakes at once, those of the file and those of the overrides.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     tree, problems = _read_tree(path)
     if wrong_kind := model_class.misplaced(tree.keys()):
         raise ConfigError([wrong_kind], str(path))

@@ -1,6 +1,7 @@
 """The commands that look at data files, fetch them and make others of them."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +79,7 @@ def download(name: str, to: str | None, as_json: bool) -> int:
       python -m qa_train download --set squad-1.1 --to data/squad
     """
     dataset = DATASETS[name]
-    directory = (Path(to) if to else dataset.directory).expanduser()
+    directory = Path(os.path.expanduser(to or dataset.directory))
     paths = fetch_files(dataset.files, directory, progress=sys.stderr.isatty())
     about = {"source": dataset.source, "licence": dataset.licence, "citation": dataset.citation}
     if as_json:

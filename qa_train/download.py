@@ -1,6 +1,7 @@
 """Fetches the public data sets over HTTP; every file is checked against a published checksum before it is kept."""
 
 import hashlib
+import os
 import re
 import socket
 import sys
@@ -138,7 +139,7 @@ def download(files: Sequence[RemoteFile], directory: Pathlike, *, progress: bool
             cannot be reached or refuses, a transfer is cut off more than `NUM_RETRIES` times (the part is kept), what
             came has another checksum (it is removed), nothing can be written, or another download is at work there.
     """
-    directory = Path(directory).expanduser()
+    directory = Path(os.path.expanduser(directory))
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,5 +1,6 @@
 """Opens trained models to answer questions with them, alone or together."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def _open(name: str, given: dict[str, Any], device: torch.device, source: str) -
 
 def _saved_windows(directory: Path) -> dict[str, Any]:
     """Returns the window arguments that a model was trained with, if its directory has a record of that."""
-    path = directory.expanduser() / TRAINING_RECORD
+    path = Path(os.path.expanduser(directory), TRAINING_RECORD)
     if not path.is_file():
         return {}
     record = read_json(path)

@@ -44,7 +44,7 @@ def claim_output(directory: Path, config: TrainConfig, *, overwrite: bool = Fals
         DataError: If the directory is in use, holds more than an earlier training left, or cannot be created.
         CheckpointError: If another training is writing there.
     """
-    directory = directory.expanduser()
+    directory = Path(os.path.expanduser(directory))
     if overwrite and any((directory / name).is_file() for name in (RUN_CONFIG, TRAINING_RECORD)):
         with _locked(directory):
             _clear(directory)

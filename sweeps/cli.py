@@ -1,6 +1,7 @@
 """`python -m sweeps`: samples many training configurations and records what each cost and scored."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -152,10 +153,10 @@ def plan(
         print(describe_config(config), end="")
         return 0
     if simulate:
-        return _compare(config, Path(simulate).expanduser(), as_json)
+        return _compare(config, Path(os.path.expanduser(simulate)), as_json)
     from sweeps.plan import format_plan, plan_sweep
 
-    found = plan_sweep(config, Path(like).expanduser() if like else None)
+    found = plan_sweep(config, Path(os.path.expanduser(like)) if like else None)
     print(json.dumps(asdict(found), indent=2) if as_json else format_plan(found, config))
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)

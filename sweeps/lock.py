@@ -24,23 +24,38 @@ def locked(directory: Path) -> Iterator[None]:
     """Holds the directory: a system's lock against drivers on this host, a heartbeat against those on others.
 
     The lock ends with the process, however that ends; `lock.json` is left by one that was killed, and says when it
-    lived last.
+    lived last. The locked file is removed while the lock is held, so never that of another driver.
 
     Raises:
         SweepError: If another driver lives, or the directory cannot be written.
     """
+    path = directory / LOCAL_LOCK
+    refused = SweepError(f"{directory}: another process runs this sweep; wait for it or stop it")
     try:
-        file = open(directory / LOCAL_LOCK, "a", encoding="utf-8")  # noqa: SIM115 - the errors of its body are others
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - the errors of its body are others
     except OSError as error:
         raise SweepError(f"{directory}: cannot be written: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SweepError(f"{directory}: another process runs this sweep; wait for it or stop it") from None
-        _refuse_other_hosts(directory)
-        with _heartbeat(directory):
-            yield
+            raise refused from None
+        if not _is_at(path, file.fileno()):  # its holder has just ended; a third process may lock a new file
+            raise refused
+        try:
+            _refuse_other_hosts(directory)
+            with _heartbeat(directory):
+                yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def _refuse_other_hosts(directory: Path) -> None:

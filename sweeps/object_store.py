@@ -58,9 +58,18 @@ def is_address(place: str | os.PathLike[str]) -> bool:
 
 
 def local_path(place: str | os.PathLike[str]) -> Path:
-    """Returns the path that a place which is no address means; `~` is expanded."""
+    """Returns the path that a place which is no address means; `~` is expanded.
+
+    Raises:
+        DataError: If the host after `file://` cannot be read, or the name after `~` is no user's.
+    """
     text = str(place)
-    return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
+    try:
+        return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
+    except ValueError:
+        raise DataError(f"{text}: expected a path, or file:///path, found a host that cannot be read") from None
+    except RuntimeError:
+        raise DataError(f"{text}: expected a path, found no user of that name to expand ~ to") from None
 
 
 def checked_address(address: str) -> str:
@@ -70,10 +79,15 @@ def checked_address(address: str) -> str:
         DataError: If it is of an unknown kind, names no bucket or no prefix, or holds credentials: it would be written
             to manifests and logs.
     """
-    parts = urlsplit(address)
+    expected = " or ".join(f"{scheme}://bucket/prefix" for scheme in _SCHEMES)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        scheme, _, rest = address.partition("?")[0].partition("://")
+        shown = f"{scheme}://{'…@' if '@' in rest else ''}{rest.rpartition('@')[2]}"
+        raise DataError(f"{shown}: expected {expected}, found one that cannot be read") from None
     shown = address.replace(f"{parts.netloc.rpartition('@')[0]}@", "…@", 1) if "@" in parts.netloc else address
     if parts.scheme not in _SCHEMES:
-        expected = " or ".join(f"{scheme}://bucket/prefix" for scheme in _SCHEMES)
         raise DataError(f"{shown}: expected a path or {expected}, found {parts.scheme}://")
     secret = [key for key, _ in parse_qsl(parts.query) if re.search("key|secret|token|password", key)]
     if "@" in parts.netloc or secret:

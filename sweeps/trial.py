@@ -261,7 +261,7 @@ class TrialProcess:
         try:
             message: Message = self._connection.recv()
             return message
-        except EOFError:
+        except (EOFError, OSError):  # the latter of one that was killed as it sent a message
             self._process.join()
             return {
                 "status": "failed",

@@ -196,6 +196,7 @@ def test_data_that_are_not_there_are_explained_in_one_line(train: Callable[..., 
     assert_refused_in_one_line(train(f"data.dev={tmp_path}"), "data.dev", "expected a file, found the directory")
     assert_refused_in_one_line(train("--config", tmp_path / "absent.yaml"), "absent.yaml", "no such file")
     assert_refused_in_one_line(train("--config", tmp_path), "expected a file, found a directory")
+    assert_refused_in_one_line(train("--config", "~no.such.user/a.yaml"), "~no.such.user/a.yaml: no such file")
 
 
 def test_all_mistakes_of_a_configuration_are_named_in_one_error(

@@ -10,7 +10,7 @@ import pytest
 
 from qa_train.errors import SweepError
 from sweeps import lock
-from sweeps.lock import LOCK, locked
+from sweeps.lock import LOCAL_LOCK, LOCK, locked
 
 _HOLD = """
 import sys, time
@@ -45,6 +45,26 @@ def test_a_second_process_is_refused_while_the_first_lives_and_not_after_it_was_
             pass
         holder.kill()
     with locked(tmp_path):
+        pass
+    assert not (tmp_path / LOCAL_LOCK).exists()
+
+
+def test_a_refused_process_leaves_the_lock_of_the_living_one(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        for _ in range(2):
+            with pytest.raises(SweepError, match="another process runs this sweep"), locked(tmp_path):
+                pass
+            assert (tmp_path / LOCAL_LOCK).exists()
+
+
+def test_a_lock_on_a_file_that_its_holder_has_removed_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed_before(file: int, operation: int) -> None:
+        (tmp_path / LOCAL_LOCK).unlink()
+
+    monkeypatch.setattr("fcntl.flock", removed_before)
+    with pytest.raises(SweepError, match="another process runs this sweep"), locked(tmp_path):
         pass
 
 

@@ -138,6 +138,13 @@ def test_a_path_may_be_given_as_an_address() -> None:
     assert local_path("~/x") == Path.home() / "x"
 
 
+@pytest.mark.parametrize("place", ["~nosuchuser/x", "file://[x"])
+def test_a_path_that_leads_nowhere_is_refused(place: str) -> None:
+    with pytest.raises(DataError) as found:
+        local_path(place)
+    assert str(found.value).startswith(f"{place}: expected a path")
+
+
 def test_an_address_loses_the_slash_at_its_end_and_keeps_its_options() -> None:
     assert checked_address("s3://bucket/a/b/?region=x") == "s3://bucket/a/b?region=x"
 
@@ -150,6 +157,7 @@ def test_an_address_loses_the_slash_at_its_end_and_keeps_its_options() -> None:
         ("s3://bucket/", "found no prefix"),
         ("s3:///x", "found no prefix"),
         ("s3://bucket/x#y", "found no prefix, or a #"),
+        ("s3://[x/y", "s3://[x/y: expected s3://bucket/prefix or gs://bucket/prefix, found one that cannot be read"),
     ],
 )
 def test_an_address_that_leads_nowhere_is_refused(address: str, expected: str) -> None:
@@ -163,6 +171,16 @@ def test_an_address_that_leads_nowhere_is_refused(address: str, expected: str) -
 )
 def test_credentials_in_an_address_are_refused_and_not_repeated(address: str) -> None:
     with pytest.raises(DataError, match="without credentials; give them through the environment") as found:
+        checked_address(address)
+    assert "hunter2" not in str(found.value)
+    assert "AKIA" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://AKIA:hunter2@[x/y", "s3://[AKIA:hunter2@x/y", "s3://[x/y?secret_key=hunter2"]
+)
+def test_an_address_that_cannot_be_read_does_not_give_its_credentials_away(address: str) -> None:
+    with pytest.raises(DataError, match="found one that cannot be read") as found:
         checked_address(address)
     assert "hunter2" not in str(found.value)
     assert "AKIA" not in str(found.value)

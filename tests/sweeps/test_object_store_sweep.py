@@ -31,7 +31,7 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, s
     with s3_server() as endpoint:
         for name, value in credentials(endpoint).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "reader"))
+        monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path / "reader"))
         yield {**environment(tmp_path / "home"), **credentials(endpoint), "PYTHONPATH": str(ROOT)}
 
 
@@ -39,7 +39,7 @@ def start(address: str, env: dict[str, str], machine: Path) -> subprocess.Popen[
     """Starts a driver on a machine, which is a cache of its own."""
     command = [sys.executable, "-m", "tests.sweeps.fake_trials", address, json.dumps({"search": SEARCH})]
     with open(machine.with_suffix(".log"), "a") as log:
-        env = env | {"XDG_CACHE_HOME": str(machine)}
+        env = env | {"SPANSWEEP_CACHE_DIR": str(machine)}
         return subprocess.Popen(command, env=env, stdout=log, stderr=log, text=True, cwd=ROOT)
 
 

@@ -33,7 +33,7 @@ def address(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     """Of a sweep that no other test knows; this process is on the machine `first`."""
     for name, value in credentials(endpoint).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path / "first"))
     return f"s3://bucket/{tmp_path.name}/sweep"
 
 
@@ -57,7 +57,7 @@ def begin(address: str) -> SweepStore:
 
 def test_a_sweep_goes_on_on_another_machine(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = begin(address)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path / "second"))
     TrialStore.of.cache_clear()
     second, trial = SweepStore(address), TrialStore.of(address, "00000")
     assert second.directory != first.directory
@@ -155,6 +155,6 @@ def test_a_forked_process_of_a_trial_can_use_the_store(address: str, endpoint: s
     )
     script = tmp_path / "script.py"
     script.write_text(code)
-    env = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "second"), **credentials(endpoint)}
+    env = {"PYTHONPATH": str(ROOT), "SPANSWEEP_CACHE_DIR": str(tmp_path / "second"), **credentials(endpoint)}
     subprocess.run([sys.executable, str(script), address], env=env, check=True, timeout=120)
     assert ObjectStore(address).read("trials/00000/done.txt") == b"1"

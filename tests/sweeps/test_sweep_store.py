@@ -30,7 +30,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
     """Puts this process on a machine, which has a cache of its own, and opens the sweep there."""
 
     def on(name: str) -> SweepStore:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path / name))
         return SweepStore(ADDRESS, stand_in(tmp_path / "store"))
 
     yield on

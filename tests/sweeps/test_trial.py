@@ -80,6 +80,11 @@ def kills_itself(job: TrialJob, connection: Connection) -> None:
     os.kill(os.getpid(), signal.Signals[job.config.model.name])
 
 
+def is_killed_as_it_sends(job: TrialJob, connection: Connection) -> None:
+    os.write(connection.fileno(), (100).to_bytes(4, "big") + b"the first of 100 bytes")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def runs_out_of_memory(job: TrialJob, connection: Connection) -> None:
     def start_training(*args: object, **options: object) -> None:
         print("said on stdout")
@@ -144,6 +149,7 @@ def test_each_trial_is_a_fresh_process_of_the_same_server(tmp_path: Path) -> Non
             "SIGKILL",
             "killed by signal 9, as the system does when memory runs out; lower optim.batch_size",
         ),
+        (is_killed_as_it_sends, "x", "killed by signal 9"),
         (kills_itself, "SIGSEGV", "killed by signal 11"),
         (kills_itself, "SIGTERM", "killed by signal 15"),
     ],
