@@ -141,7 +141,7 @@ class TrainingLoop:
         `evaluation` not None, the model is the one it tells of, to be saved before the next report is asked for.
 
         Raises:
-            QAError: If the loss is no longer finite.
+            QAError: If the loss or the weights are no longer finite.
             CheckpointError: If a checkpoint cannot be written, or the one of the trunk cannot be read.
         """
         yield from self._past_reports[:-1]
@@ -225,17 +225,20 @@ class TrainingLoop:
         # All workers must look at the same steps, so that they fail together.
         if is_last or self._on_step or self._taken % _CHECK_LOSS_EVERY == 0:
             value = float(loss)
-            if not np.isfinite(value):
-                raise QAError(
-                    f"step {self._taken} of {self.num_steps}: the training loss is {value}; "
-                    f"lower optim.learning_rate ({self.recipe.learning_rate:g}), or use precision=fp32"
-                )
+            self._check_finite("the training loss", value)
             if self._on_step:
                 self._on_step(self._taken, value)
         now = time.monotonic()
         if self._on_progress and (is_last or now - self._last_progress >= _PROGRESS_EVERY_S):
             self._on_progress(Progress(self._taken, self.num_steps, float(loss), self._learning_rate))
             self._last_progress = now
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not np.isfinite(value):
+            raise QAError(
+                f"step {self._taken} of {self.num_steps}: {name} is {value}; "
+                f"lower optim.learning_rate ({self.recipe.learning_rate:g}), or use precision=fp32"
+            )
 
     @property
     def _learning_rate(self) -> float:
@@ -253,6 +256,8 @@ class TrainingLoop:
     def _report(self) -> Report:
         with self.meter.part("evaluating"):
             evaluation = self.evaluation = self.evaluate(self.dev)
+        if evaluation.loss is not None:  # the last step's own loss does not tell what it made of the weights
+            self._check_finite("the loss on dev", evaluation.loss)
         device = self.accelerator.device
         self.meter.peak_memory_bytes = max(self.meter.peak_memory_bytes, largest(peak_memory_bytes(device), device))
         report = Report(
@@ -299,7 +304,7 @@ class TrainingLoop:
         """Puts the model back to where the finished leg left the trunk, and begins the next one."""
         with self.meter.part("checkpointing"):
             if self._trunk:
-                self._load(*self._trunk)
+                self._load(*copy_to_cpu(self._trunk))  # PyTorch's optimizer would go on in the tensors themselves
             elif self.checkpoint_dir and self._leg.kept is not None:
                 self._load(*load_checkpoint(checkpoint_path(self.checkpoint_dir, self._leg.kept))[:2])
         self._of_others.add(self.meter.minus(self._at_branch))
@@ -324,6 +329,9 @@ class TrainingLoop:
         if self.checkpoint_dir is None or rank() != 0:
             return
         with self.meter.part("checkpointing"):
+            # Else it would take the place of a good one. Where the first worker fails, its group ends.
+            self._check_finite("the training loss", float(self._epoch_loss))
+            self._check_finite("the norm of the weights", float(nn.utils.get_total_norm(self.model.parameters())))
             progress = {
                 "recipe": self.recipe.to_json(),
                 "num_windows": len(self.features),
@@ -345,6 +353,8 @@ class TrainingLoop:
         found = {"recipe": Recipe.with_defaults(progress.get("recipe", {})), "num_windows": progress.get("num_windows")}
         if found != expected:
             raise CheckpointError(f"{path}: expected the checkpoint of a run with {expected}, found one with {found}")
+        if progress["epoch_loss"] is None:  # how JSON says NaN; older versions saved it
+            raise CheckpointError(f"{path}: expected a finite epoch_loss, found null; remove {path.parent}, train anew")
         self._load(weights, tensors)
         self._taken = progress["step"]
         self._leg = leg_at(self._legs, self._taken)

@@ -58,7 +58,8 @@ def open_members(
     if precision == "auto" and found.type != "cuda" and not time_precision:
         precision = "fp32"
     # Measured in each of several workers, it could differ.
-    resolved = from_first(resolve_precision(precision, members[0].model, found) if rank() == 0 else "fp32")
+    model, length = members[0].model, members[0].windows.max_seq_length
+    resolved = from_first(resolve_precision(precision, model, found, length) if rank() == 0 else "fp32")
     return tuple(replace(member, precision=resolved) for member in members)
 
 
@@ -68,7 +69,7 @@ def _open(name: str, given: dict[str, Any], device: torch.device, source: str) -
     windows = build_config(ModelConfig, {"name": name, **values}, source)
     tokenizer = load_tokenizer(name)
     model = load_model(name, require_head=True)
-    check_window(model, windows)
+    check_window(model, windows, "max_seq_length", source)
     nn.Module.to(model, device)
     return Member(name, model, tokenizer, windows, device, precision="fp32")
 

@@ -18,14 +18,15 @@ def build_optimizer(model: nn.Module, learning_rate: float, weight_decay: float)
         learning_rate: Peak learning rate.
         weight_decay: Decoupled weight decay (Loshchilov and Hutter 2019), of matrices only.
     """
-    decayed: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
+    exempt: dict[nn.Parameter, bool] = {}  # each parameter once, also where several modules share it
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                is_exempt = isinstance(module, nn.LayerNorm) or name == "bias"
-                (exempt if is_exempt else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+                exempt.setdefault(parameter, isinstance(module, nn.LayerNorm) or name == "bias")
+    groups = [
+        {"params": [parameter for parameter in exempt if not exempt[parameter]], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in exempt if exempt[parameter]], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 

@@ -162,6 +162,9 @@ class _Window:
     offsets: Ints
     context_begin: int
     context_end: int
+    # Characters of the context in this window, with those that the tokenizer drops at the context's ends.
+    first_char: int
+    past_char: int
 
 
 def _cut_questions(questions: list[str], tokenizer: Any, limit: int) -> tuple[list[str], int]:
@@ -187,20 +190,25 @@ def _windows(
         return_offsets_mapping=True,
     )
     has_types = "token_type_ids" in tokenizer.model_input_names
-    for index, encoding in zip(encoded["overflow_to_sample_mapping"], encoded.encodings, strict=True):
+    samples = encoded["overflow_to_sample_mapping"]
+    for index, before, after, encoding in zip(
+        samples, [None, *samples[:-1]], [*samples[1:], None], encoded.encodings, strict=True
+    ):
         context_tokens = [position for position, part in enumerate(encoding.sequence_ids) if part == 1]
         if not context_tokens:
             raise DataError(
                 f"question {questions[index]!r}: expected a context with at least one token, found {contexts[index]!r}"
             )
-        input_ids = np.array(encoding.ids, dtype=np.int32)
+        input_ids, offsets = np.array(encoding.ids, dtype=np.int32), np.array(encoding.offsets, dtype=np.int32)
         yield _Window(
             first + index,
             input_ids,
             np.array(encoding.type_ids, dtype=np.int8) if has_types else np.zeros(len(input_ids), dtype=np.int8),
-            np.array(encoding.offsets, dtype=np.int32),
+            offsets,
             context_tokens[0],
             context_tokens[-1] + 1,
+            int(offsets[context_tokens[0], 0]) if index == before else 0,
+            int(offsets[context_tokens[-1], 1]) if index == after else len(contexts[index]),
         )
 
 
@@ -228,7 +236,7 @@ def _label(window: _Window, example: Example) -> tuple[int, int]:
         return UNKNOWN, UNKNOWN
     first_char, past_char = span
     offsets = window.offsets[window.context_begin : window.context_end]
-    if first_char < offsets[0, 0] or past_char > offsets[-1, 1]:
+    if first_char < window.first_char or past_char > window.past_char:
         return _NO_ANSWER_HERE, _NO_ANSWER_HERE
     # The first token that ends after the answer's first character, the last that begins before its end. A character
     # can be several tokens (byte-level tokenizers) or none.

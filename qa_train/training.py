@@ -232,7 +232,8 @@ def _precision(config: TrainConfig, model: nn.Module, device: torch.device, chec
     if checkpoint:
         found: Precision = read_progress(checkpoint)["precision"]
         return found
-    return from_first(resolve_precision(config.precision, model, device) if rank() == 0 else "fp32")
+    asked, length = config.precision, config.model.max_seq_length
+    return from_first(resolve_precision(asked, model, device, length) if rank() == 0 else "fp32")
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
@@ -269,22 +270,35 @@ def resolve_use_gpu(config: TrainConfig) -> bool:
     return available and config.scale.use_gpu is not False
 
 
-_POSITIONS_AFTER_PAD = {"camembert", "mpnet", "roberta", "xlm-roberta"}
-"""Kinds of model that count their positions from `pad_token_id + 1`."""
-
-
-def check_window(model: PreTrainedModel, config: ModelConfig) -> None:
+def check_window(
+    model: PreTrainedModel, config: ModelConfig, setting: str = "model.max_seq_length", source: str = "configuration"
+) -> None:
     """Checks that the model has positions for a whole window.
+
+    Args:
+        model: The model.
+        config: Its windows.
+        setting: How the message names what sets their length.
+        source: Opens the message.
 
     Raises:
         ConfigError: If it has not.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
-    if limit and model.config.model_type in _POSITIONS_AFTER_PAD:
-        limit -= model.config.pad_token_id + 1
+    if limit:
+        limit -= _first_position(model)
     if limit and config.max_seq_length > limit:
         problem = f"expected at most {limit}, the positions that {config.name} has, found"
-        raise ConfigError([f"model.max_seq_length: {problem} {config.max_seq_length}"], "configuration")
+        raise ConfigError([f"{setting}: {problem} {config.max_seq_length}"], source)
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    """Returns the position of the first token: 0, or with RoBERTa and its relatives the one after the padding's."""
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if padding is not None and name.rpartition(".")[2] == "position_embeddings":
+            return int(padding) + 1
+    return 0
 
 
 def device_name(device: torch.device) -> str:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from qa_train.batching import collate
+from qa_train.config import ModelConfig
 from qa_train.cost import CostMeter, FlopModel, measure_flop, peak_memory_bytes
 from qa_train.data import read_squad
 from qa_train.evaluate import qa_logits, span_loss
@@ -192,6 +194,14 @@ def test_operations_are_those_of_the_matrix_products_whatever_kernel_computes_th
     forward = 2 * (layers * (projections + attention) + length * width * 2)
     assert flop.count(1, length, training=False) == pytest.approx(forward, rel=1e-9)
     assert flop.count(1, length, training=True) == pytest.approx(3 * forward, rel=1e-9)
+
+
+def test_the_shortest_windows_of_a_configuration_are_long_enough_to_measure(tmp_path: Path) -> None:
+    [shortest] = [limit.ge for limit in ModelConfig.model_fields["max_seq_length"].metadata if hasattr(limit, "ge")]
+    config = json.loads((tiny_model_dir(tmp_path) / "config.json").read_text())
+    short = AutoConfig.for_model(**config | {"max_position_embeddings": shortest})
+    model = AutoModelForQuestionAnswering.from_config(short)  # type: ignore[no-untyped-call]
+    assert measured(model).count(1, shortest, training=True) > 0
 
 
 def test_measuring_leaves_no_trace(tmp_path: Path) -> None:

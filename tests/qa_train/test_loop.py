@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -418,6 +419,68 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(
         QAError, match=rf"step {step} of 15: the training loss is nan; lower optim\.learning_rate \(0\.002\)"
     ):
         next(reports)
+
+
+def spoil_gradients_from(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the gradients no numbers in all passes from this step on, as an overflow would."""
+    original = Passes.backward
+
+    def backward(passes: Passes, features: Features, indices: Any, before: int) -> Tensor:
+        loss = original(passes, features, indices, before)
+        if before + 1 >= step:
+            for parameter in passes._model.parameters():
+                parameter.grad = torch.full_like(parameter, SPOILED)
+        return loss
+
+    monkeypatch.setattr(Passes, "backward", backward)
+
+
+def test_weights_that_are_no_numbers_do_not_take_the_place_of_a_good_checkpoint(
+    build: Callable[..., TrainingLoop], uninterrupted: Run, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        spoil_gradients_from(7, monkeypatch)
+        with pytest.raises(QAError, match=r"step 7 of 15: the norm of the weights is nan; lower optim\.learning_rate"):
+            list(build(checkpoint_dir=tmp_path, checkpoint_every_s=0).reports())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000006"]
+    assert Run.of(build, checkpoint_dir=tmp_path).is_equal(uninterrupted)
+
+
+def test_a_loss_that_is_no_number_is_not_written_to_a_checkpoint(
+    build: Callable[..., TrainingLoop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss scaler leaves out the steps whose gradients overflow: the weights stay finite."""
+    original = TrainingLoop._train_step
+    monkeypatch.setattr(
+        TrainingLoop, "_train_step", lambda loop, batch: original(loop, batch) * (SPOILED if loop._step == 6 else 1)
+    )
+    with pytest.raises(QAError, match="step 7 of 15: the training loss is nan"):
+        list(build(checkpoint_dir=tmp_path, checkpoint_every_s=0).reports())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000006"]
+
+
+def test_the_checkpoint_of_a_run_whose_loss_was_no_number_is_refused(
+    build: Callable[..., TrainingLoop], tmp_path: Path
+) -> None:
+    """Older versions wrote such checkpoints."""
+    next(build(checkpoint_dir=tmp_path).reports())
+    [path] = tmp_path.iterdir()
+    progress = json.loads((path / "progress.json").read_text())
+    (path / "progress.json").write_text(json.dumps(progress | {"epoch_loss": None}))
+    with pytest.raises(CheckpointError, match=r"checkpoint-00000005: expected a finite epoch_loss, .* remove "):
+        build(checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("with_checkpoints", [True, False])
+def test_a_model_that_the_last_step_of_an_epoch_spoiled_is_not_reported(
+    with_checkpoints: bool, build: Callable[..., TrainingLoop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_gradients_from(15, monkeypatch)
+    reports = build(checkpoint_dir=tmp_path if with_checkpoints else None).reports()
+    assert [next(reports).step, next(reports).step] == [5, 10]
+    with pytest.raises(QAError, match=r"step 15 of 15: the loss on dev is nan; lower optim\.learning_rate"):
+        next(reports)
+    assert [path.name for path in tmp_path.iterdir()] == (["checkpoint-00000010"] if with_checkpoints else [])
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(build: Callable[..., TrainingLoop], tmp_path: Path) -> None:

@@ -74,6 +74,17 @@ def test_frozen_parameters_are_left_out() -> None:
     assert {id(parameter) for group in groups for parameter in group["params"]} == set(map(id, model[1].parameters()))
 
 
+def test_a_parameter_that_several_modules_share_is_trained_once() -> None:
+    shared, head = nn.Embedding(5, 3), nn.Linear(3, 2)
+    model = nn.ModuleDict({"shared": shared, "encoder": nn.Embedding(5, 3), "head": head})
+    model["encoder"].weight = shared.weight  # as in BART, whose modules share their embeddings
+    groups = build_optimizer(model, 1e-3, 0.01).param_groups
+    assert [list(map(id, group["params"])) for group in groups] == [
+        [id(shared.weight), id(head.weight)],
+        [id(head.bias)],
+    ]
+
+
 def test_the_trunk_warms_up_stays_and_cools_down() -> None:
     factors = [schedule_factor(step, 10, 2, "trunk", 6, "1-sqrt") for step in range(10)]
     assert factors[:6] == [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from qa_train import precision
 from qa_train.model import load_model
@@ -35,7 +36,7 @@ def test_bf16_must_be_clearly_faster(
 ) -> None:
     delays: Iterator[float] = itertools.chain([5.0, 0.0], itertools.repeat(0.0))  # the first run warms up
 
-    def time_step(_: nn.Module, bf16: bool) -> float:
+    def time_step(_: nn.Module, bf16: bool, seq_len: int) -> float:
         return (bf16_seconds if bf16 else 1.0) + next(delays)
 
     monkeypatch.setattr(precision, "_time_step", time_step)
@@ -61,6 +62,28 @@ def test_measuring_leaves_the_model_and_the_random_state_as_they_were(model: nn.
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training
+
+
+@pytest.mark.parametrize(("seq_len", "timed"), [(64, 64), (384, 128)])
+def test_windows_are_timed_no_longer_than_the_run_s(
+    seq_len: int, timed: int, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+
+    def time_step(_: nn.Module, bf16: bool, seq_len: int) -> float:
+        lengths.append(seq_len)
+        return 1.0
+
+    monkeypatch.setattr(precision, "_time_step", time_step)
+    resolve_precision("auto", model, CPU, seq_len)
+    assert set(lengths) == {timed}
+
+
+def test_a_model_of_few_positions_is_timed() -> None:
+    sizes = {"vocab_size": 50, "dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
+    config = AutoConfig.for_model("distilbert", **sizes)
+    model = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
+    assert resolve_precision("auto", model, CPU, 64) in ("fp32", "bf16")
 
 
 @pytest.mark.parametrize(("avx512", "amx"), [(True, False), (False, True), (False, False)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering
 
 from qa_train import answering
 from qa_train.data import Example, read_squad
@@ -273,6 +273,15 @@ def test_the_windows_are_those_of_the_training(tmp_path: Path) -> None:
     assert (given.max_seq_length, given.doc_stride) == (48, 8)
     record.write_text("[]")
     assert "training.json: expected config.model" in refusal(CheckpointError, lambda: Predictor(tmp_path))
+
+
+def test_windows_too_long_for_a_model_are_named_as_the_caller_names_them(tmp_path: Path) -> None:
+    config = json.loads((tiny_model_dir(tmp_path) / "config.json").read_text())
+    short = AutoConfig.for_model(**config | {"max_position_embeddings": 64})
+    AutoModelForQuestionAnswering.from_config(short).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    message = refusal(ConfigError, lambda: Predictor(tmp_path))
+    assert message.startswith("Predictor: max_seq_length: expected at most 64, ")
+    assert Predictor(tmp_path, max_seq_length=64, doc_stride=16).max_seq_length == 64
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -115,11 +115,15 @@ def test_neighbouring_windows_share_doc_stride_tokens_and_miss_none(kind: Kind, 
 
 
 @every_kind
-@given(context=st.text(min_size=1, max_size=60), bounds=st.tuples(st.integers(0, 59), st.integers(1, 10)))
+@given(
+    context=st.text(min_size=1, max_size=60),
+    ends=st.sampled_from([("x ", " x"), ("", " x"), ("x ", "")]),
+    bounds=st.tuples(st.integers(0, 59), st.integers(1, 10)),
+)
 def test_a_label_covers_its_answer_and_nothing_beside_it_but_the_rest_of_a_token(
-    kind: Kind, context: str, bounds: tuple[int, int]
+    kind: Kind, context: str, ends: tuple[str, str], bounds: tuple[int, int]
 ) -> None:
-    context = f"x {context} x"
+    context = context.join(ends)
     text = context[bounds[0] : sum(bounds)].strip()
     if not text:
         return
@@ -160,6 +164,32 @@ def test_an_answer_of_one_character_that_is_several_tokens_has_a_label() -> None
 def test_a_label_does_not_reach_back_over_a_character_that_the_tokenizer_drops() -> None:
     one = example_of("it was \u200bparis then", "\u200bparis")
     assert labelled_text(encode([one], tokenizer_of("bert")), (one,), 0) == "paris"
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "label"),
+    [
+        ("ada went to the cafe\u0301", "cafe\u0301", "cafe"),
+        ("\u200bparis is far", "\u200bparis", "paris"),
+        ("\u200bparis\u200b", "\u200bparis\u200b", "paris"),
+    ],
+)
+def test_an_answer_has_a_label_where_the_tokenizer_drops_the_first_or_last_character_of_the_context(
+    context: str, answer: str, label: str
+) -> None:
+    one = example_of(context, answer)
+    assert labelled_text(encode([one], tokenizer_of("bert")), (one,), 0) == label
+
+
+def test_an_answer_that_goes_on_behind_a_window_is_not_in_it_and_a_last_dropped_character_is_in_the_last() -> None:
+    one = example_of("a b c d e f g h i j k l m n o p cafe\u0301", "o p cafe\u0301")
+    for single_window in (False, True):
+        features = encode([one], tokenizer_of("bert"), 18, 8, single_window=single_window)
+        texts = [
+            labelled_text(features, (one,), index) for index in np.flatnonzero(features.start_positions > 0).tolist()
+        ]
+        assert texts == ([] if single_window else ["o p cafe"])
+    assert features.start_positions.tolist() == [UNKNOWN]
 
 
 @every_kind

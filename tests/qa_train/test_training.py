@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_train.config import TrainConfig, load_config, with_values
 from qa_train.cost import CostMeter
@@ -76,6 +76,28 @@ def test_a_window_longer_than_the_positions_of_the_model_is_one_mistake(
     assert len(caught.value.problems) == 1
     positions = torch.arange(5, 6).repeat(1, 512)
     assert model(input_ids=positions, attention_mask=torch.ones_like(positions)).start_logits.shape == (1, 512)
+
+
+@pytest.mark.parametrize("kind", ["roberta-prelayernorm", "xlm-roberta-xl", "data2vec-text", "lilt", "luke", "mpnet"])
+def test_positions_are_counted_as_the_model_counts_them(kind: str, config: TrainConfig) -> None:
+    sizes = {"hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    names = {"vocab_size": 9, "pad_token_id": 1, "max_position_embeddings": 66, "entity_vocab_size": 9}
+    model_config = AutoConfig.for_model(kind, **sizes, **names)
+    model = AutoModelForQuestionAnswering.from_config(model_config).eval()  # type: ignore[no-untyped-call]
+    check_window(model, with_values(config, {"model.max_seq_length": 64}).model)
+    with pytest.raises(ConfigError, match=r"expected at most 64, .* found 65"):
+        check_window(model, with_values(config, {"model.max_seq_length": 65}).model)
+    model(input_ids=torch.full((1, 64), 5))
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+        model(input_ids=torch.full((1, 65), 5))
+
+
+def test_precision_is_measured_with_a_model_of_few_positions(config: TrainConfig, tmp_path: Path) -> None:
+    model_config = json.loads((tiny_model_dir(tmp_path) / "config.json").read_text())
+    short = AutoConfig.for_model(**model_config | {"max_position_embeddings": 64})
+    AutoModelForQuestionAnswering.from_config(short).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    changes = {"model.name": str(tmp_path), "model.max_seq_length": 64, "model.doc_stride": 16, "precision": "auto"}
+    assert start_training(with_values(config, changes)).precision in ("fp32", "bf16")
 
 
 def test_a_window_too_long_is_refused_before_training(config: TrainConfig) -> None:

@@ -216,6 +216,16 @@ def test_a_trunk_without_length_is_left_at_the_start_again_and_again(
     assert found.is_equal(expected)
 
 
+def test_a_trunk_that_is_gone_back_to_twice_is_the_same_both_times(build: Callable[..., TrainingLoop]) -> None:
+    recipe = replace(RECIPE, warmup_epochs=0.0, cooldown=0.9)
+    legs = recipe.legs(5)
+    assert [(leg.branch, leg.kept) for leg in legs] == [(1, 1), (1, 1), (2, None)]
+    found = trained(build, recipe=recipe)
+    for budget in RECIPE.budgets:
+        expected = trained(build, recipe=of_one(budget, warmup_epochs=0.0, cooldown=0.9))
+        assert are_equal(found.models[budget], expected.models[budget]), budget
+
+
 # What it costs
 
 
