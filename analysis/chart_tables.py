@@ -1,5 +1,6 @@
 """The tables that pictures are drawn from, where the report has none of that form."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def word_error_rates(manifests: Mapping[str, Manifest], given: Mapping[str, floa
         given: Of further sets, or other rates, by name, such as `clean`; `dev` is one too.
 
     Raises:
-        DataError: If a given rate is negative or NaN.
+        DataError: If a given rate is negative, infinite or NaN.
     """
     known = {}
     for manifest in manifests.values():
@@ -38,7 +39,7 @@ def word_error_rates(manifests: Mapping[str, Manifest], given: Mapping[str, floa
             if name.startswith("test.") and file in PUBLISHED_RATES:
                 known[name.removeprefix("test.")] = PUBLISHED_RATES[file]
     for name, rate in (given or {}).items():
-        if not rate >= 0:
+        if not 0 <= rate < math.inf:
             raise DataError(f"word error rate of {name}: expected 0 or more percent, found {rate}")
     return {**known, **(given or {})}
 

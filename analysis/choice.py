@@ -26,9 +26,10 @@ class Evidence:
     Attributes:
         questions: Dev scores of the configurations, by index label of their table; None without files.
         columns: [num_configurations, 5] `dev.f1.low`, `dev.f1.high`, `dev.exact_match.low`, `dev.exact_match.high` (of
-            the 95 % intervals over articles) and `front_share` (0 to 1); missing where there are no scores, or too few
-            articles.
-        optimism: Of the best by dev F1; None with too few articles, or a single configuration.
+            the 95 % intervals over articles) and `front_share` (0 to 1; only where `dev.f1` or `dev.exact_match`
+            ranks); missing where there are no scores, or too few articles.
+        optimism: Of the best by dev F1; None where another metric ranks, with too few articles, of a single
+            configuration, or where the best has no scores.
         note: Why nothing is said of chance, or of which models; empty where all is said of all.
     """
 
@@ -66,13 +67,17 @@ def weigh(sweeps: Sweeps, table: pd.DataFrame, members: Mapping[Any, Sequence[An
         few = f"dev holds {questions.num_articles} articles, and less than {MIN_ARTICLES} say next to nothing of others"
         return Evidence(questions, columns, None, f"How far scores differ by chance is not known: {few}.")
     labels = list(questions.labels)
-    for name, scores in (("dev.f1", questions.f1), ("dev.exact_match", questions.exact_match)):
-        intervals = [article_interval(row, questions.articles) for row in scores]
+    scores = {"dev.f1": questions.f1, "dev.exact_match": questions.exact_match}
+    for name, rows in scores.items():
+        intervals = [article_interval(row, questions.articles) for row in rows]
         columns.loc[labels, f"{name}.low"] = [each.low if each else np.nan for each in intervals]
         columns.loc[labels, f"{name}.high"] = [each.high if each else np.nan for each in intervals]
     costs = numbers(table.loc[labels], cost).to_numpy()
-    columns.loc[labels, "front_share"] = front_shares(costs, questions.f1, questions.articles)
-    luck = optimism(questions.f1, questions.articles) if len(labels) > 1 else None
+    if sweeps.metric in scores:
+        columns.loc[labels, "front_share"] = front_shares(costs, scores[sweeps.metric], questions.articles)
+    best = best_model(table, sweeps.metric, sweeps.mode, cost)
+    is_told = sweeps.metric == "dev.f1" and best in labels and len(labels) > 1
+    luck = optimism(questions.f1, questions.articles) if is_told else None
     return Evidence(questions, columns, luck, _tell_missing(len(table), len(near), len(missing)))
 
 

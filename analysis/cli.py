@@ -1,6 +1,7 @@
 """`python -m analysis`: what sweeps found, and which configuration to train."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,6 +73,10 @@ def report(
       python -m analysis report runs/first --out reports/first --within-f1 0.5 --wer clean=22.7 --wer noisy=44.2
       python -m qa_train train --config reports/first/recommended.yaml
     """
+    if "://" in (place := out or directories[0]):
+        raise click.UsageError(f"expected a local directory for the report, found {place}; name one by --out")
+    if within_f1 is not None and not math.isfinite(within_f1):
+        raise click.UsageError(f"--within-f1: expected a finite number of points, 0 or more, found {within_f1}")
     folder = Path(out) if out else Path(directories[0]) / "report"
     sweeps = load_sweeps(directories)
     result = write_report(sweeps, folder, within_f1=within_f1, cost=cost, with_plots=with_plots, word_error_rates=rates)
@@ -205,7 +210,7 @@ def errors(
       python -m analysis errors runs/first --trial 00002 --data dev.json --worst 50
     """
     sweeps = load_sweeps(directories)
-    label = find_model(sweeps.models, trial) if trial else best_model(sweeps.models, sweeps.metric, sweeps.mode)
+    label = find_model(sweeps, trial) if trial else best_model(sweeps.models, sweeps.metric, sweeps.mode)
     if label is None:
         raise DataError(f"{directories[0]}: no finished model has a score ({sweeps.metric}) to look into")
     model = sweeps.models.loc[label]

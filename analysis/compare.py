@@ -75,15 +75,17 @@ def compare_trials(
         DataError: If there is no such model, more than one, one has no scores of single questions, the two have those
             of different questions, or, with `all_seeds`, the two are of one configuration.
     """
-    labels = [find_model(sweeps.models, name) for name in (first, second)]
+    labels = [find_model(sweeps, name) for name in (first, second)]
     if not all_seeds:
         return _compare(sweeps, dict(enumerate([label] for label in labels)), (first, second), data_set, {})
     groups = [_seeds_of(sweeps, label) for label in labels]
     if labels[1] in groups[0]:
         raise DataError(f"{first} and {second}: expected two configurations, found two seeds of one")
-    seeds = [" ".join(f"{sweeps.models.loc[label, 'seed']:g}" for label in group) for group in groups]
-    names = f"{first}, mean of seeds {seeds[0]}", f"{second}, mean of seeds {seeds[1]}"
-    return _compare(sweeps, dict(enumerate(groups)), names, data_set, {})
+    seeds = [" ".join(map(str, sweeps.models.loc[group, "seed"].dropna())) for group in groups]
+    names = [
+        f"{name}, mean of seeds {told}" if told else name for name, told in zip((first, second), seeds, strict=True)
+    ]
+    return _compare(sweeps, dict(enumerate(groups)), (names[0], names[1]), data_set, {})
 
 
 def _seeds_of(sweeps: Sweeps, label: Any) -> list[Any]:
@@ -108,7 +110,7 @@ def compare_sweeps(sweeps: Sweeps, data_set: str = "dev") -> Comparison:
         )
     members, names, luck = {}, [], {}
     for number, sweep_id in enumerate(sweeps.manifests):
-        models = sweeps.models[sweeps.models["sweep"] == sweep_id]
+        models = sweeps.models_of(sweep_id)
         table, groups = configuration_table(models, sweeps.manifests), members_of(models, sweeps.manifests)
         best = best_model(table, sweeps.metric, sweeps.mode)
         if best is None:
@@ -136,19 +138,21 @@ def compare_files(first: Path, second: Path, data: Path | None = None) -> Compar
     return _assess(questions, (str(first), str(second)), {}, _texts(questions, texts, []))
 
 
-def find_model(models: pd.DataFrame, name: str) -> Any:
-    """Returns the index label of the finished model that a name is of; see `compare_trials`.
+def find_model(sweeps: Sweeps, name: str) -> Any:
+    """Returns the index label, in `sweeps.models`, of the finished model that a name is of; see `compare_trials`.
 
     Raises:
         DataError: If there is no such model, or more than one.
     """
+    models = sweeps.finished
     rest, _, epochs = name.partition("@")
     sweep, _, trial_id = rest.rpartition("/")
     found = models[(models["trial_id"] == trial_id) & ((models["sweep"] == sweep) if sweep else True)]
     if epochs:
         found = found[found["budget_epochs"] == pd.to_numeric(epochs, errors="coerce")]
+    found = found.drop_duplicates("model")
     if len(found) == 1:
-        return found.index[0]
+        return found["model"].iloc[0]
     if found.empty:
         known = ", ".join(dict.fromkeys(models["trial_id"].head(12))) or "none"
         more = ", …" if models["trial_id"].nunique() > 12 else ""

@@ -11,8 +11,9 @@ from analysis.load import columns_of
 from analysis.statistics import MIN_SEEDS, seed_interval
 from sweeps.records import Manifest
 
-_AVERAGED = ("train_loss", "eval_loss")
-_AVERAGED_PREFIXES = ("dev.", "test.", "cost.", "trial_cost.", "model_cost.")
+_LOSSES = ("train_loss", "eval_loss")
+_SCORE_PREFIXES = ("dev.", "test.")
+_COST_PREFIXES = ("cost.", "trial_cost.", "model_cost.")
 
 
 def configuration_ids(models: pd.DataFrame, manifests: Mapping[str, Manifest]) -> pd.Series:
@@ -20,7 +21,8 @@ def configuration_ids(models: pd.DataFrame, manifests: Mapping[str, Manifest]) -
 
     Equal are what was searched (`config.*`), the epochs of the finished model and, in different sweeps, the rest of the
     configuration too. Where a seed was trained twice, the later one begins a configuration of its own; but a model of
-    the search that was trained again as a finalist is in none, since it was chosen for its luck.
+    the search whose configuration was trained again as a finalist, with whatever seeds, is in none, since it was chosen
+    for its luck.
 
     Args:
         models: [num_models, …] as `analysis.load.Sweeps` has them.
@@ -32,16 +34,15 @@ def configuration_ids(models: pd.DataFrame, manifests: Mapping[str, Manifest]) -
     if models.empty:
         return pd.Series([], index=models.index, dtype="int64")
     searched = [column for column in columns_of(models, "config.") if column != "config.seed"]
-    columns = [*searched, "budget_epochs", "seed"]
+    recipe = ["base", *searched, "budget_epochs"]
     is_final = models["final"].fillna(False).astype(bool) if "final" in models else pd.Series(False, models.index)
-    keys = models[columns].assign(base=models["sweep"].map(_bases(models, searched, manifests)), final=is_final)
-    of_seed = keys.groupby(["base", *columns], dropna=False, sort=False)
-    keys = keys.assign(repeat=of_seed.cumcount())
-    if is_final.any():
-        keys.loc[is_final, "repeat"] = keys[is_final].groupby(["base", *columns], dropna=False, sort=False).cumcount()
-    superseded = ~is_final & of_seed["final"].transform("any")
-    same = ["base", *(column for column in columns if column != "seed"), "repeat"]
-    ids = keys[~superseded].groupby(same, dropna=False, sort=False).ngroup()
+    keys = models[[*searched, "budget_epochs", "seed"]].assign(
+        base=models["sweep"].map(_bases(models, searched, manifests)), final=is_final
+    )
+    superseded = ~is_final & keys.groupby(recipe, dropna=False, sort=False)["final"].transform("any")
+    keys = keys[~superseded]
+    keys = keys.assign(repeat=keys.groupby([*recipe, "seed"], dropna=False, sort=False).cumcount())
+    ids = keys.groupby([*recipe, "repeat"], dropna=False, sort=False).ngroup()
     return ids.reindex(models.index, fill_value=-1).astype("int64")
 
 
@@ -54,7 +55,8 @@ def configuration_table(models: pd.DataFrame, manifests: Mapping[str, Manifest])
 
     Returns:
         [num_configurations, num_columns + 4] in the order of `models`, with the index labels of the first seeds'
-        models. Scores, losses and costs are means over seeds; other columns are those of the first seed. Further
+        models. Scores and losses are means over seeds, missing where one seed has no value (a diverged one must not be
+        left out); costs are means over the seeds that have one; other columns are those of the first seed. Further
         columns: `num_seeds`; `seeds`, such as `0 1 2`; `dev.f1.seeds_low` and `dev.f1.seeds_high`, the 95 % interval of
         the mean over seeds, missing under three.
     """
@@ -62,9 +64,11 @@ def configuration_table(models: pd.DataFrame, manifests: Mapping[str, Manifest])
     models, ids = models[ids >= 0], ids[ids >= 0]
     table = models[~ids.duplicated()].copy()
     if len(table) < len(models):
-        averaged = [column for column in map(str, models.columns) if _is_averaged(column)]
-        means = models[averaged].astype(float).groupby(ids, sort=False).mean()
-        table[averaged] = means.set_axis(table.index)
+        costs = [name for name in map(str, models.columns) if name.startswith(_COST_PREFIXES)]
+        scores = [name for name in map(str, models.columns) if name in _LOSSES or name.startswith(_SCORE_PREFIXES)]
+        for columns, skipna in ((costs, True), (scores, False)):
+            means = models[columns].astype(float).groupby(ids, sort=False).mean(skipna=skipna)
+            table[columns] = means.set_axis(table.index)
     seeds, f1, rows = models["seed"].tolist(), models["dev.f1"].tolist(), _rows(ids)
     told = [" ".join(str(seeds[place]) for place in places if pd.notna(seeds[place])) for places in rows]
     intervals = [
@@ -93,10 +97,6 @@ def _rows(ids: pd.Series) -> list[list[int]]:
     for place, number in enumerate(ids.tolist()):
         places.setdefault(number, []).append(place)
     return list(places.values())
-
-
-def _is_averaged(column: str) -> bool:
-    return column in _AVERAGED or column.startswith(_AVERAGED_PREFIXES)
 
 
 def _bases(models: pd.DataFrame, searched: list[str], manifests: Mapping[str, Manifest]) -> dict[str, str]:

@@ -11,12 +11,12 @@ import pandas as pd
 
 from analysis.load import Sweeps
 from analysis.question_texts import find_examples, read_answers
-from analysis.questions import scores_path
+from analysis.questions import read_scores, scores_path
 from qa_train.data import Example, read_squad
 from qa_train.errors import DataError
 from qa_train.intervals import article_interval
 from qa_train.metrics import normalize_answer
-from qa_train.question_scores import QuestionScores, read_question_scores
+from qa_train.question_scores import QuestionScores
 
 NUM_WORST = 20
 
@@ -86,7 +86,7 @@ def analyze_errors(
     if not path.is_file():
         why = "sweeps of earlier versions have none" if data_set == "dev" else "finalists alone are scored on it"
         raise DataError(f"{path}: expected the scores of single questions, found no file ({why})")
-    scores = read_question_scores(path)
+    scores = read_scores(path)
     examples, note = _examples(scores, sweeps.manifests[str(model["sweep"])].data.get(data_set) or {}, data)
     table = pd.DataFrame(vars(scores))
     answers = read_answers(sweeps, model, data_set)
@@ -147,7 +147,8 @@ def question_type(question: str) -> str:
     """
     found = _ASKING.search(question)
     word = found.group().lower() if found else "other"
-    return _FAMILY.get(word, word)
+    word = _FAMILY.get(word, word)
+    return word if word in QUESTION_TYPES else "other"  # a dotted I or a long s matches i or s
 
 
 def lost_share(example: Example) -> float:

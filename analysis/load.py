@@ -6,7 +6,7 @@ early can be read like any other.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +18,7 @@ from analysis.cache import cached_table
 from analysis.rows import INTEGERS, concat, read_table
 from qa_train.errors import DataError
 from sweeps.pricing import Price, parse_prices
-from sweeps.records import RECORDS, Manifest, Row, read_manifest
+from sweeps.records import RECORDS, TRIALS, Manifest, Row, read_manifest
 from sweeps.sweep_store import local_copy
 
 KEY = ("sweep", "trial_id", "attempt", "report")
@@ -26,6 +26,7 @@ KEY = ("sweep", "trial_id", "attempt", "report")
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 
+_QUESTION_FILES = (f"{TRIALS}/*/scores_*.parquet", f"{TRIALS}/*/predictions_*.json")
 _MODEL = ["sweep", "trial_id", "seed", "budget_epochs"]
 _PANDAS_TYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
@@ -42,6 +43,8 @@ class Sweeps:
             `model_cost.*` where a trial finishes several, with the trial's cost so far as `trial_cost.*`; else the
             trial's. A row that repeats a trial of these tables (`reused_from`) is merged into that trial's.
         trials: [num_trials, num_columns] the last row of each trial, whose `status` is the trial's.
+        finished: [num_finished, num_columns + 1] the rows that `models` was merged from, copies after the others, each
+            with `model`, the index label of its model there.
     """
 
     manifests: dict[str, Manifest]
@@ -49,6 +52,7 @@ class Sweeps:
     reports: pd.DataFrame
     models: pd.DataFrame
     trials: pd.DataFrame
+    finished: pd.DataFrame
 
     @property
     def metric(self) -> str:
@@ -59,6 +63,15 @@ class Sweeps:
     def mode(self) -> str:
         """`max` or `min`: the same in all the sweeps."""
         return next(iter(self.manifests.values())).mode
+
+    def models_of(self, sweep_id: str) -> pd.DataFrame:
+        """Returns the models that one sweep has, copies of others' included, under its own names.
+
+        Returns:
+            [num_models_of_sweep, num_columns] with the index labels of `models`.
+        """
+        own = self.finished[self.finished["sweep"] == sweep_id]
+        return own.groupby("model", sort=False).first().sort_values(list(KEY))
 
     def row_of(self, model: pd.Series) -> Row:
         """Returns the record, as it was written, of a row of one of the tables.
@@ -91,7 +104,8 @@ def _plain(value: Any) -> str | int:
 def load_sweeps(directories: Paths) -> Sweeps:
     """Reads one or several sweep directories, finished or not.
 
-    Large records are parsed once and kept in a cache of this user; see `analysis.cache`.
+    Large records are parsed once and kept in a cache of this user; see `analysis.cache`. Of a sweep in an object store
+    the scores of single questions and the models' answers are fetched too.
 
     Raises:
         DataError: If none is given, one is given twice, a file is missing or broken (with its line), a value has the
@@ -102,13 +116,13 @@ def load_sweeps(directories: Paths) -> Sweeps:
         raise DataError("no sweep directory was given")
     manifests: dict[str, Manifest] = {}
     places: dict[str, Path] = {}
-    for path in map(local_copy, paths):
+    for path in (local_copy(place, *_QUESTION_FILES) for place in paths):
         manifest = read_manifest(path)
         _check_manifest(path, manifest)
         if manifest.sweep_id in manifests:
             raise DataError(f"{path}: sweep {manifest.sweep_id!r} was given twice; name each sweep once")
+        _check_comparable(path, manifest, manifests.values())
         manifests[manifest.sweep_id], places[manifest.sweep_id] = manifest, path
-        _check_comparable(path, manifest, next(iter(manifests.values())))
     prices = {sweep_id: _price(places[sweep_id], manifest) for sweep_id, manifest in manifests.items()}
     reports = _read_reports(places)
     # Sorted by trial: comparing neighbours takes a fraction of the time of finding duplicates.
@@ -116,10 +130,10 @@ def load_sweeps(directories: Paths) -> Sweeps:
     trials = reports[ends].reset_index(drop=True)
     # A trial that was started again may finish the same model twice: the later one is the one on disk.
     finished = reports[reports["budget_epochs"].notna()]
-    models = finished.drop_duplicates(_MODEL, keep="last").reset_index(drop=True)
-    models = _with_own_costs(_without_copies(models))
-    tables = [_with_dollars(table, prices) for table in (reports, models, trials)]
-    return Sweeps(manifests, places, *tables)
+    finished = _with_own_costs(finished.drop_duplicates(_MODEL, keep="last").reset_index(drop=True))
+    models, finished = _without_copies(finished)
+    reports, models, trials = (_with_dollars(table, prices) for table in (reports, models, trials))
+    return Sweeps(manifests, places, reports, models, trials, finished)
 
 
 def _read_reports(places: Mapping[str, Path]) -> pd.DataFrame:
@@ -133,20 +147,26 @@ def _read_reports(places: Mapping[str, Path]) -> pd.DataFrame:
     return reports.astype(dict.fromkeys(INTEGERS, "int64"))
 
 
-def _without_copies(models: pd.DataFrame) -> pd.DataFrame:
+def _without_copies(models: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Merges each row that repeats another trial's model into that model's, or all that repeat an absent one's.
 
     What the original's row lacks, such as the scores of the test sets, is taken over from the copy's.
+
+    Returns:
+        The merged rows, and all rows with the labels of their merged ones; see `Sweeps.finished`.
     """
     if "reused_from" not in models or models["reused_from"].isna().all():
-        return models
+        return models, models.assign(model=models.index)
     own = models["sweep"] + "/" + models["trial_id"]
     source = dict(zip(own, models["reused_from"].fillna(own), strict=True))
     origin = own.map(lambda name: _origin(name, source))
     first = models.assign(origin=origin).iloc[models["reused_from"].notna().argsort(kind="stable")]
     groups = first.groupby(["origin", "seed", "budget_epochs"], sort=False, dropna=False, as_index=False)
     merged = groups.first().assign(reused_from=groups.nth(0)["reused_from"].to_numpy())
-    return merged[models.columns].sort_values(list(KEY)).reset_index(drop=True)
+    merged = merged[models.columns].sort_values(list(KEY))
+    place = pd.Series(range(len(merged)), index=merged.index)
+    finished = first.drop(columns="origin").assign(model=groups.ngroup().map(place))
+    return merged.reset_index(drop=True), finished
 
 
 def _origin(name: str, source: Mapping[str, str]) -> str:
@@ -201,27 +221,33 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
     for name, part in parts.items():
         if not isinstance(part, dict):
             raise DataError(f"{path}: expected its manifest to hold a mapping {name}, found {part!r}")
+    for name, entry in manifest.data.items():
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: expected its manifest to hold a mapping data.{name}, found {entry!r}")
     if not isinstance(manifest.config.get("train"), dict):
         raise DataError(f"{path}: expected its manifest to hold a mapping config.train, found none")
 
 
-def _check_comparable(path: Path, manifest: Manifest, first: Manifest) -> None:
+def _check_comparable(path: Path, manifest: Manifest, others: Iterable[Manifest]) -> None:
     """Refuses sweeps whose scores cannot stand in one table."""
-    if (manifest.metric, manifest.mode) != (first.metric, first.mode):
-        raise DataError(
-            f"{path}: ranks by {manifest.metric} ({manifest.mode}), but sweep {first.sweep_id!r} ranks by "
-            f"{first.metric} ({first.mode}); report them one by one"
-        )
-    if (found := _dev_questions(manifest)) != (expected := _dev_questions(first)):
-        raise DataError(
-            f"{path}: was scored on other dev questions than sweep {first.sweep_id!r} "
-            f"({_differences(found, expected)}), so their scores cannot be compared; report them one by one"
-        )
+    for other in others:
+        if (manifest.metric, manifest.mode) != (other.metric, other.mode):
+            raise DataError(
+                f"{path}: ranks by {manifest.metric} ({manifest.mode}), but sweep {other.sweep_id!r} ranks by "
+                f"{other.metric} ({other.mode}); report them one by one"
+            )
+        shared = [name for name in manifest.data if name.startswith("test.") and name in other.data]
+        for name in ("dev", *shared):
+            if (found := _questions(manifest, name)) != (expected := _questions(other, name)):
+                raise DataError(
+                    f"{path}: was scored on other {name} questions than sweep {other.sweep_id!r} "
+                    f"({_differences(found, expected)}), so their scores cannot be compared; report them one by one"
+                )
 
 
-def _dev_questions(manifest: Manifest) -> dict[str, Any]:
-    """What decides which questions dev holds: all but where its file lies."""
-    entry = dict(manifest.data.get("dev") or {})
+def _questions(manifest: Manifest, data_set: str) -> dict[str, Any]:
+    """What decides which questions a data set holds: all but where its file lies."""
+    entry = dict(manifest.data.get(data_set) or {})
     entry.pop("path", None)
     if entry.get("split"):  # then the file's checksum does not tell which of its articles were split off
         train = manifest.config["train"]

@@ -81,17 +81,19 @@ def read_questions(
 
     Returns:
         The scores, None if there are none; and the labels that have none, or have those of other questions.
+
+    Raises:
+        DataError: If a file is there and broken; see `read_scores`.
     """
     found: dict[Any, tuple[Scores, Scores]] = {}
     first: QuestionScores | None = None
     for label, models in members.items():
-        read = [_read(sweeps, sweeps.models.loc[model], data_set) for model in models]
-        files = [file for file in read if file is not None]
-        if first is None and files and len(files) == len(read):
-            first = files[0]
-        aligned = [_align(file, first) for file in files if first is not None]
+        files = [_read(sweeps, sweeps.models.loc[model], data_set) for model in models]
+        reference = first or files[0]
+        aligned = [_align(file, reference) for file in files if file and reference]
         arrays = [pair for pair in aligned if pair is not None]
-        if arrays and len(arrays) == len(read):
+        if len(arrays) == len(files):
+            first = reference
             found[label] = (np.mean([f1 for f1, _ in arrays], axis=0), np.mean([em for _, em in arrays], axis=0))
     missing = tuple(label for label in members if label not in found)
     if first is None:
@@ -102,7 +104,24 @@ def read_questions(
 
 def _read(sweeps: Sweeps, model: pd.Series, data_set: str) -> QuestionScores | None:
     path = scores_path(sweeps, model, data_set)
-    return read_question_scores(path) if path.is_file() else None
+    return read_scores(path) if path.is_file() else None
+
+
+def read_scores(path: Path) -> QuestionScores:
+    """Reads the scores of single questions of one model.
+
+    Raises:
+        DataError: If the file cannot be read, holds no question, or a score that is NaN or infinite.
+    """
+    scores = read_question_scores(path)
+    if not scores.question_id:
+        raise DataError(f"{path}: expected the scores of single questions, found none; evaluate the model again")
+    is_number = np.isfinite([scores.f1, scores.exact_match]).all(axis=0)
+    if not is_number.all():
+        place = int(is_number.argmin())
+        found = f"{scores.f1[place]} and {scores.exact_match[place]} of question {scores.question_id[place]!r}"
+        raise DataError(f"{path}: expected scores from 0 to 100, found {found}")
+    return scores
 
 
 def _align(scores: QuestionScores, first: QuestionScores) -> tuple[Scores, Scores] | None:
@@ -124,16 +143,17 @@ def read_files(paths: Iterable[Path]) -> Questions:
         paths: Of the files, at least one; they are the labels.
 
     Raises:
-        DataError: If a file cannot be read, holds no question, or holds others than the first one.
+        DataError: If a file cannot be read, holds no question, others than the first one, or a score that is NaN or
+            infinite.
     """
     paths = list(paths)
-    files = [read_question_scores(path) for path in paths]
+    files = [read_scores(path) for path in paths]
     first, arrays = files[0], []
     for path, file in zip(paths, files, strict=True):
         pair = _align(file, first)
-        if pair is None or not file.question_id:
+        if pair is None:
             found, expected = len(file.question_id), len(first.question_id)
-            problem = f"found {found} questions that are not the {expected} of the first" if found else "found none"
+            problem = f"found {found} questions that are not the {expected} of the first"
             raise DataError(f"{path}: expected the scores of the same questions as in {paths[0]}, {problem}")
         arrays.append(pair)
     f1, exact_match = (np.array(scores) for scores in zip(*arrays, strict=True))

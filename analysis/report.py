@@ -223,8 +223,6 @@ def _with_row(train: Mapping[str, Any], row: Row) -> dict[str, Any]:
     values = {key.removeprefix("config."): value for key, value in row.items() if key.startswith("config.")}
     if row.get("seed") is not None:
         values["seed"] = row["seed"]
-    if isinstance(epochs := row.get("budget_epochs"), int | float) and epochs == int(epochs):
-        values["num_epochs"] = int(epochs)  # of one of several models that a trial finished, not the longest
     for key, value in values.items():
         *sections, last = key.split(".")
         section = config
@@ -233,4 +231,8 @@ def _with_row(train: Mapping[str, Any], row: Row) -> dict[str, Any]:
                 section[name] = {}
             section = section[name]
         section[last] = value
+    if isinstance(epochs := row.get("budget_epochs"), int | float) and epochs == int(epochs):
+        config["num_epochs"] = int(epochs)  # of one of several models that a trial finished, not the longest
+        if isinstance(optim := config.get("optim"), dict) and optim.get("schedule") == "trunk":
+            config["budgets"] = [int(epochs)]  # a branch equals a run of its own; the trial's other budgets do not fit
     return config

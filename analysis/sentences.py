@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from analysis.frontier import FrontStep, Recommendation
+from analysis.frontier import FrontStep, Recommendation, numbers
 from analysis.load import Sweeps, columns_of
 from analysis.statistics import Difference, Optimism
 from analysis.summaries import spent
@@ -72,19 +73,38 @@ def tell_choice(
     if choice.recommended != choice.best:
         next_steps = [step for step in steps if step.start == choice.recommended and step.end != choice.best]
         bought = [_tell_step(table, step, cost) for step in next_steps if metric == "dev.f1"]
+        told = [_tell_model(chosen, manifests, cost), *bought, _tell_exchange(best, chosen, cost)]
+        told += [_tell_unscored(choice.num_unscored)] if choice.num_unscored else []
         second = (
             f"Recommended is {model_name(table, choice.recommended)}, the cheapest {_tell_rule(choice)}: "
-            f"{'; '.join([_tell_model(chosen, manifests, cost), *bought, _tell_exchange(best, chosen, cost)])}."
+            f"{'; '.join(told)}."
         )
     elif choice.cost is None:
         second = f"It is also the recommended one, since no cost ({cost}) is known to save on."
     elif table[metric].notna().sum() == 1:
         second = "It is also the recommended one, since no other model has a score."
     elif choice.within_f1 is None:
-        second = "It is also the recommended one: each cheaper model is worse on the same questions, beyond chance."
+        second = f"It is also the recommended one: {_tell_none_cheaper(table, choice, metric, cost)}."
     else:
         second = f"It is also the recommended one: no cheaper model is within {choice.within_f1:g} F1 of it."
     return first, second
+
+
+def _tell_none_cheaper(table: pd.DataFrame, choice: Recommendation, metric: str, cost: str) -> str:
+    """Why the paired rule found no cheaper model to recommend."""
+    costs = numbers(table, cost)
+    most = np.inf if np.isnan(costs[choice.best]) else costs[choice.best]
+    num_cheaper = int((table[metric].notna() & (costs < most)).sum())
+    if not num_cheaper:
+        return "no other model with a score is known to cost less"
+    if not choice.num_unscored:
+        return "each cheaper model is worse on the same questions, beyond chance"
+    others = ", each other one is worse, beyond chance" if num_cheaper > choice.num_unscored else ""
+    return f"{_tell_unscored(choice.num_unscored)}{others}"
+
+
+def _tell_unscored(number: int) -> str:
+    return f"{number} cheaper model{'s' if number > 1 else ''} could not be compared on the same questions"
 
 
 def _tell_rule(choice: Recommendation) -> str:

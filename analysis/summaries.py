@@ -13,6 +13,7 @@ from sweeps.records import Manifest
 
 NUM_BINS = 4
 _FEW_VALUES = 6
+_PEAK = "cost.peak_memory_bytes"
 
 
 def searched_columns(models: pd.DataFrame, manifests: Mapping[str, Manifest]) -> list[str]:
@@ -128,7 +129,8 @@ def best_so_far(sweeps: Sweeps, cost: str = COST) -> pd.DataFrame:
 
     Returns:
         [num_scored_models, 6] with `sweep`, `trial_id`, `time` (UTC), `spent` (cumulative, in the unit of `cost`, of
-        that sweep), the metric's own column, and `best` so far of it in that sweep.
+        that sweep), the metric's own column, and `best` so far of it in that sweep. No rows for peaks of memory, which
+        do not add up.
     """
     reports, metric = sweeps.reports, sweeps.metric
     names = ["sweep", "trial_id"]
@@ -145,7 +147,7 @@ def best_so_far(sweeps: Sweeps, cost: str = COST) -> pd.DataFrame:
     )
     rows = rows.sort_values(["time", "sweep", "trial_id"], kind="stable")
     rows["spent"] = rows.groupby("sweep")["extra"].cumsum()
-    rows = rows[rows["budget_epochs"].notna() & rows["score"].notna()]
+    rows = rows[rows["budget_epochs"].notna() & rows["score"].notna() & (cost != _PEAK)]
     sign = -1.0 if sweeps.mode == "min" else 1.0
     best = sign * rows.groupby("sweep")["score"].cummax()
     result = rows[[*names, "time", "spent"]].assign(**{metric: sign * rows["score"], "best": best})

@@ -53,6 +53,39 @@ def test_a_best_model_that_is_better_than_all_cheaper_ones_beyond_chance_is_reco
     assert report.sentences[1].endswith("each cheaper model is worse on the same questions, beyond chance.")
 
 
+def test_a_best_model_that_costs_least_is_recommended_as_such(tmp_path: Path) -> None:
+    report = make_report(sweep(tmp_path, best=(BEST, 1.0), far=(FAR, 2.0)))
+    assert report.sentences[1] == ("It is also the recommended one: no other model with a score is known to cost less.")
+
+
+def test_a_model_of_unknown_cost_is_not_called_a_cheaper_one_that_is_worse(tmp_path: Path) -> None:
+    rows = [model("best", 70.0, 4.0), model("near", 69.9, None, config__optim__learning_rate=1e-5)]
+    directory = write_sweep(tmp_path, rows)
+    for name, f1 in (("best", BEST), ("near", NEAR)):
+        write_scores(directory, name, f1.tolist(), ARTICLES)
+    assert (
+        make_report(load_sweeps(directory)).sentences[1].endswith("no other model with a score is known to cost less.")
+    )
+
+
+def test_a_cheaper_model_that_could_not_be_compared_is_not_called_worse(tmp_path: Path) -> None:
+    sweeps = sweep(tmp_path, best=(BEST, 4.0), lost=(BEST - 0.01, 1.0))
+    (tmp_path / "sweep" / "trials" / "lost" / "scores_dev_2.parquet").unlink()
+    assert make_report(sweeps).sentences[1] == (
+        "It is also the recommended one: 1 cheaper model could not be compared on the same questions."
+    )
+
+
+def test_cheaper_models_that_were_compared_are_told_apart_from_those_that_could_not_be(tmp_path: Path) -> None:
+    sweeps = sweep(tmp_path, best=(BEST, 4.0), far=(FAR, 2.0), lost=(BEST - 0.1, 1.0), gone=(BEST - 0.2, 1.0))
+    for name in ("lost", "gone"):
+        (tmp_path / "sweep" / "trials" / name / "scores_dev_2.parquet").unlink()
+    assert make_report(sweeps).sentences[1] == (
+        "It is also the recommended one: 2 cheaper models could not be compared on the same questions, each other one "
+        "is worse, beyond chance."
+    )
+
+
 def test_a_margin_that_is_asked_for_is_heeded(tmp_path: Path) -> None:
     sweeps = sweep(tmp_path, best=(BEST, 4.0), near=(NEAR, 2.0), far=(FAR, 1.0))
     report = make_report(sweeps, within_f1=20.0)
@@ -120,6 +153,7 @@ def test_a_cheaper_model_without_scores_is_passed_over_and_counted(tmp_path: Pat
     report = make_report(sweeps)
     assert report.choice and report.table.loc[report.choice.recommended, "trial_id"] == "near"
     assert report.choice.num_unscored == 1
+    assert report.sentences[1].endswith("; 1 cheaper model could not be compared on the same questions.")
     assert "1 of 3 models have no file" in report.text
 
 
@@ -129,6 +163,37 @@ def test_a_best_model_without_scores_leaves_the_margin_to_decide(tmp_path: Path)
     report = make_report(sweeps)
     assert report.choice and report.choice.within_f1 == 1.0
     assert "so that a margin in F1 decides" in report.text
+
+
+def test_of_a_best_model_without_scores_no_luck_is_told(tmp_path: Path) -> None:
+    sweeps = sweep(tmp_path, best=(BEST, 4.0), near=(NEAR, 2.0), far=(FAR, 1.0))
+    (tmp_path / "sweep" / "trials" / "best" / "scores_dev_2.parquet").unlink()
+    report = make_report(sweeps)
+    assert report.evidence.optimism is None and "was chosen on the questions" not in report.text
+
+
+def test_a_front_by_loss_has_no_shares_and_its_best_no_luck_in_f1(tmp_path: Path) -> None:
+    rows = [model("a", 70.0, 2.0, eval_loss=3.0), model("b", 62.0, 1.0, eval_loss=2.0, config__optim__learning_rate=1)]
+    directory = write_sweep(tmp_path, rows, metric="eval_loss", mode="min")
+    for name, f1 in (("a", BEST), ("b", FAR)):
+        write_scores(directory, name, f1.tolist(), ARTICLES)
+    report = make_report(load_sweeps(directory))
+    assert report.evidence.optimism is None and report.table["front_share"].isna().all()
+    assert report.table["dev.f1.low"].notna().all()
+
+
+def test_a_front_by_exact_match_has_the_shares_of_exact_match(tmp_path: Path) -> None:
+    exact = {"a": np.where(np.arange(54) % 2, 100.0, 0.0), "b": np.where(np.arange(54) % 3, 99.0, 100.0)}
+    rows = [
+        model(name, f1.mean(), hours, dev__exact_match=(f1 == 100).mean() * 100, config__x=hours)
+        for (name, f1), hours in zip(exact.items(), (2.0, 1.0), strict=True)
+    ]
+    directory = write_sweep(tmp_path, rows, metric="dev.exact_match")
+    for name, f1 in exact.items():
+        write_scores(directory, name, f1.tolist(), ARTICLES)
+    report = make_report(load_sweeps(directory))
+    assert report.table.set_index("trial_id")["front_share"].to_dict() == {"a": 1.0, "b": 1.0}
+    assert report.evidence.optimism is None
 
 
 def test_of_very_many_models_those_nearest_to_the_front_are_read(

@@ -58,6 +58,8 @@ def test_a_sweep_without_models_is_no_mistake(tmp_path: Path, capsys: pytest.Cap
     [
         (["--within-f1", "-1"], "0 or more"),
         (["--within-f1", "some"], "--within-f1"),
+        (["--within-f1", "inf", "--json"], "finite"),
+        (["--out", "s3://bucket/report"], "expected a local directory"),
         (["--cost", "cost.usd"], "cost.tflop"),
         (["--out", "{file}"], "cannot be written"),
         (["{missing}"], "nothing there"),
@@ -65,6 +67,7 @@ def test_a_sweep_without_models_is_no_mistake(tmp_path: Path, capsys: pytest.Cap
         (["--unknown"], "--help"),
         (["--wer", "clean"], "SET=PERCENT"),
         (["--wer", "clean=-1"], "0 or more percent"),
+        (["--wer", "clean=inf"], "0 or more percent"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_status_2(
@@ -77,6 +80,11 @@ def test_a_mistake_is_told_in_one_line_with_status_2(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and problem in err
+
+
+def test_the_report_of_a_sweep_in_a_store_needs_a_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", "s3://bucket/prefix"]) == 2
+    assert "expected a local directory for the report, found s3://bucket/prefix" in capsys.readouterr().err
 
 
 FAILED = {

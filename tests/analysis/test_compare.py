@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.compare import compare_files, compare_sweeps, compare_trials, format_comparison
-from analysis.load import load_sweeps
+from analysis.compare import compare_files, compare_sweeps, compare_trials, find_model, format_comparison
+from analysis.load import Sweeps, load_sweeps
+from analysis.questions import read_questions
 from qa_train.errors import DataError
 from tests.analysis.fixtures import DEV, articles_of, model, row, scored_sweep, write_scores, write_sweep
 
@@ -145,3 +146,68 @@ def test_one_sweep_alone_or_one_without_scores_is_refused(tmp_path: Path) -> Non
     write_sweep(tmp_path / "2", [model("a", None, 1.0)], "two")
     with pytest.raises(DataError, match="no finished model has a score"):
         compare_sweeps(load_sweeps([tmp_path / "1", tmp_path / "2"]))
+
+
+def reuse(tmp_path: Path, *others: dict[str, object]) -> Sweeps:
+    """Sweep one with `a`; sweep two whose best, `best`, is a copy of it."""
+    scored_sweep(tmp_path / "1", {"a": (FIRST, 1.0)}, ARTICLES, sweep_id="one")
+    copy = model("best", float(np.mean(FIRST)), 1.0, reused_from="one/a", config__optim__learning_rate=1e-5)
+    write_sweep(tmp_path / "2", [copy, *others], "two")
+    write_scores(tmp_path / "2", "best", FIRST, ARTICLES)
+    write_scores(tmp_path / "2", "z", SECOND, ARTICLES)
+    return load_sweeps([tmp_path / "1", tmp_path / "2"])
+
+
+def test_the_best_of_a_sweep_may_be_a_copy_from_the_other(tmp_path: Path) -> None:
+    found = compare_sweeps(reuse(tmp_path, model("z", float(np.mean(SECOND)), 1.0)))
+    assert found.names == ("one/a", "two/best")
+    assert found.f1 == pytest.approx((np.mean(FIRST), np.mean(FIRST)))
+    assert list(found.optimism) == ["two/best"]
+
+
+def test_a_sweep_of_copies_alone_has_a_best_one(tmp_path: Path) -> None:
+    assert compare_sweeps(reuse(tmp_path)).names == ("one/a", "two/best")
+
+
+def test_a_copy_that_was_trained_with_other_seeds_too_is_their_mean(tmp_path: Path) -> None:
+    other = model("z", float(np.mean(SECOND)), 1.0, seed=1, config__optim__learning_rate=1e-5)
+    found = compare_sweeps(reuse(tmp_path, other))
+    assert found.names == ("one/a", "two/best (mean of seeds 0 1)")
+    assert found.f1 == pytest.approx((np.mean(FIRST), np.mean([FIRST, SECOND])))
+
+
+def test_a_copy_is_found_by_its_own_name(tmp_path: Path) -> None:
+    sweeps = reuse(tmp_path, model("z", float(np.mean(SECOND)), 1.0))
+    found = compare_trials(sweeps, "two/best", "z")
+    assert found.f1 == pytest.approx((np.mean(FIRST), np.mean(SECOND)))
+    assert find_model(sweeps, "best") == find_model(sweeps, "one/a")
+
+
+@pytest.mark.parametrize(("seeds", "name"), [([None, None], "a"), ([0, None], "a, mean of seeds 0")])
+def test_models_without_a_seed_are_compared_too(tmp_path: Path, seeds: list[int | None], name: str) -> None:
+    write_sweep(tmp_path, [row(trial, seed=seed, config__x=trial) for trial, seed in zip("ab", seeds, strict=True)])
+    for trial_id in "ab":
+        write_scores(tmp_path, trial_id, FIRST, ARTICLES)
+    assert compare_trials(load_sweeps(tmp_path), "a", "b", all_seeds=True).names == (name, "b")
+
+
+def test_seeds_scored_on_different_questions_are_told(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [row("a"), row("a1", seed=1), row("b", config__optim__learning_rate=1e-5)])
+    for trial_id, count in (("a", 36), ("a1", 32), ("b", 32)):
+        write_scores(tmp_path, trial_id, FIRST[:count], ARTICLES[:count])
+    sweeps = load_sweeps(tmp_path)
+    with pytest.raises(DataError, match="expected scores of the same dev questions, found others"):
+        compare_trials(sweeps, "a", "b", all_seeds=True)
+    assert read_questions(sweeps, {"a": [0, 1]}) == (None, ("a",))
+
+
+@pytest.mark.parametrize(
+    ("f1", "problem"), [([], "found none"), ([50.0, float("nan")], "found nan"), ([float("inf")], "found inf")]
+)
+def test_scores_that_are_none_are_refused(tmp_path: Path, f1: list[float], problem: str) -> None:
+    write_sweep(tmp_path, [row("a"), row("b")])
+    paths = [write_scores(tmp_path, trial_id, f1, ["x"] * len(f1)) for trial_id in "ab"]
+    with pytest.raises(DataError, match=f"scores_dev_2.parquet: expected .*{problem}"):
+        compare_trials(load_sweeps(tmp_path), "a", "b")
+    with pytest.raises(DataError, match=f"scores_dev_2.parquet: expected .*{problem}"):
+        compare_files(*paths)

@@ -42,6 +42,27 @@ def test_a_model_of_the_search_gives_way_to_the_finalist_that_repeats_it(tmp_pat
     assert table[["trial_id", "seeds", "dev.f1"]].to_numpy().tolist() == [["b", "0", 60.0], ["f0", "0 1 2", 70.0]]
 
 
+def test_a_model_of_the_search_gives_way_to_finalists_of_other_seeds_too(tmp_path: Path) -> None:
+    finalists = [model(f"f{seed}", 70.0, 1.0, seed=seed, final=True) for seed in (1, 2, 3)]
+    others = [model("a", 80.0, 1.0), model("b", 60.0, 1.0, config__optim__learning_rate=1e-3)]
+    table = table_of(tmp_path, [*others, *finalists])
+    assert table[["trial_id", "seeds", "dev.f1"]].to_numpy().tolist() == [["b", "0", 60.0], ["f1", "1 2 3", 70.0]]
+
+
+@pytest.mark.parametrize("column", ["dev.f1", "eval_loss", "test.clean.f1"])
+def test_a_mean_over_seeds_is_missing_where_a_seed_has_no_value(tmp_path: Path, column: str) -> None:
+    values = {"dev.f1": 70.0, "eval_loss": 2.0, "test.clean.f1": 50.0, "cost.device_s": 3600.0}
+    rows = [model("a", 70.0, 1.0) | values, model("b", 70.0, 1.0, seed=1) | values | {column: None}]
+    table = table_of(tmp_path, rows)
+    assert table["seeds"].tolist() == ["0 1"]
+    assert {name for name in values if table[name].isna().any()} == {column}
+
+
+def test_a_cost_that_one_seed_lacks_is_the_mean_of_the_others(tmp_path: Path) -> None:
+    table = table_of(tmp_path, [model("a", 70.0, 1.0), model("b", 70.0, None, seed=1)])
+    assert table["cost.device_s"].tolist() == [3600.0]
+
+
 def test_the_members_are_those_of_the_table_s_labels(tmp_path: Path) -> None:
     rows = [model("a", 70.0, 1.0), model("b", 60.0, 1.0, config__x=1), model("c", 71.0, 1.0, seed=1)]
     sweeps = load_sweeps(write_sweep(tmp_path, rows))

@@ -29,6 +29,8 @@ def example(question: str = "Who?", context: str = "it was him", *answers: str) 
         ("How did it end?", "how"),
         ("Name the somewhat odd island.", "other"),
         ("The bridge that fell was built when?", "when"),
+        ("WH\u0130CH one?", "other"),
+        ("who\u017fe?", "other"),
     ],
 )
 def test_the_first_word_that_asks_is_a_questions_type(question: str, expected: str) -> None:
@@ -132,3 +134,11 @@ def test_data_of_other_questions_are_refused(tmp_path: Path) -> None:
 def test_a_model_without_scores_of_questions_has_no_errors_to_show(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected the scores of single questions, found no file"):
         errors_of(write_sweep(tmp_path, [model("a", 1.0, 1.0)]))
+
+
+@pytest.mark.parametrize("f1", [[], [float("nan")]])
+def test_scores_that_are_none_are_refused(tmp_path: Path, f1: list[float]) -> None:
+    sweep = write_sweep(tmp_path, [model("a", 1.0, 1.0)])
+    write_scores(sweep, "a", f1, ["x"] * len(f1))
+    with pytest.raises(DataError, match=r"scores_dev_2\.parquet: expected"):
+        errors_of(sweep)

@@ -1,4 +1,5 @@
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ import pytest
 
 from analysis.cache import cached_table
 from analysis.load import load_models, load_sweeps
+from analysis.questions import scores_path
 from qa_train.errors import DataError
-from tests.analysis.fixtures import DEV, manifest, row, write_sweep
+from sweeps.sweep_store import local_copy
+from tests.analysis.fixtures import DEV, manifest, row, write_scores, write_sweep
+from tests.sweeps.test_object_store import stand_in
 
 
 def test_only_rows_with_a_budget_are_models(tmp_path: Path) -> None:
@@ -96,6 +100,17 @@ def test_sweeps_scored_on_other_questions_are_refused(tmp_path: Path, change: di
         load_two(tmp_path, data={"dev": DEV | change})
 
 
+def test_sweeps_whose_test_sets_of_one_name_differ_are_refused(tmp_path: Path) -> None:
+    for number, data in enumerate(
+        [{}, {"test.noise": DEV}, {"test.noise": DEV | {"path": "/elsewhere"}, "test.b": DEV}]
+    ):
+        write_sweep(tmp_path / str(number), [row("a")], f"sweep{number}", data={"dev": DEV, **data})
+    assert len(load_models([tmp_path / str(number) for number in range(3)])) == 3
+    write_sweep(tmp_path / "3", [row("a")], "other", data={"dev": DEV, "test.noise": DEV | {"sha256": "b" * 64}})
+    with pytest.raises(DataError, match=r"other test\.noise questions than sweep 'sweep1' .sha256 bbb"):
+        load_sweeps([tmp_path / str(number) for number in (0, 1, 3)])
+
+
 @pytest.mark.parametrize("different", [{"seed": 1}, {"data": {"dev_fraction": 0.2}}])
 def test_dev_sets_split_off_one_file_in_different_ways_are_refused(tmp_path: Path, different: dict[str, Any]) -> None:
     data = {"dev": DEV | {"split": True}}
@@ -124,7 +139,17 @@ def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, change: dict[str, An
         load_sweeps(write_sweep(tmp_path, [row("a") | {k.replace("__", "."): v for k, v in change.items()}]))
 
 
-@pytest.mark.parametrize("change", [{"config": {}}, {"config": {"train": 3}}, {"data": []}, {"baselines": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {}},
+        {"config": {"train": 3}},
+        {"data": []},
+        {"data": {"dev": None}},
+        {"data": {"test.a": "x"}},
+        {"baselines": 1},
+    ],
+)
 def test_a_manifest_of_another_form_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="expected its manifest to hold a mapping"):
         load_sweeps(write_sweep(tmp_path, [row("a")], **change))
@@ -195,3 +220,18 @@ def test_what_comes_from_the_cache_is_what_was_parsed(tmp_path: Path, monkeypatc
     for _ in range(2):
         pd.testing.assert_frame_equal(load_sweeps(sweep).reports, expected.reports)
     assert len(list((tmp_path / "cache" / "analysis").iterdir())) == 1
+
+
+def test_of_a_sweep_in_a_store_scores_and_answers_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = write_sweep(tmp_path / "store/bucket/prefix", [row("a")])
+    write_scores(sweep, "a", [50.0], ["x"]).with_name("predictions_dev_2.json").write_text("{}")
+    (sweep / "trials/a/model").mkdir()
+    (sweep / "trials/a/model/weights").touch()
+    (sweep / "records").mkdir()
+    shutil.move(sweep / "records.jsonl", sweep / "records/000000.jsonl")
+    monkeypatch.setenv("SPANSWEEP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("analysis.load.local_copy", partial(local_copy, opened=stand_in(tmp_path / "store")))
+    sweeps = load_sweeps("s3://bucket/prefix")
+    path = scores_path(sweeps, sweeps.models.iloc[0])
+    assert path.is_file() and path.is_relative_to(tmp_path / "cache")
+    assert {item.name for item in path.parent.iterdir()} == {path.name, "predictions_dev_2.json"}

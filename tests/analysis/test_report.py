@@ -133,6 +133,15 @@ def test_a_sweep_ranked_by_loss_says_so_even_if_the_best_loss_has_a_lower_f1(tmp
     assert second.endswith("the best one costs 1 device-hours more, at 2.00 F1 less.")
 
 
+def test_a_configuration_with_a_seed_that_diverged_is_not_the_best_by_its_other_seeds(tmp_path: Path) -> None:
+    good = [model(f"g{seed}", 72.0, 1.0, seed=seed, eval_loss=2.1) for seed in (0, 1)]
+    rate = {"config__optim__learning_rate": 1e-2}
+    diverged = [model("d0", 70.0, 1.0, eval_loss=2.0, **rate), model("d1", 10.0, 1.0, seed=1, eval_loss=None, **rate)]
+    report = report_on(tmp_path, [*diverged, *good], metric="eval_loss", mode="min")
+    assert report.choice and report.table.loc[report.choice.best, "trial_id"] == "g0"
+    assert report.choice.recommended == report.choice.best
+
+
 def test_a_person_sees_what_was_searched_or_varied_and_nothing_empty(tmp_path: Path) -> None:
     rows = [model(name, 70.0, 1.0, config__precision="fp32", cost__tflop=None) for name in "ab"]
     rows[1]["config.optim.schedule"] = "constant"
@@ -180,6 +189,23 @@ def test_the_recommended_configuration_is_one_that_train_accepts(tmp_path: Path)
     header = [line for line in (report.recommended or "").splitlines() if line.startswith("# ")]
     assert "Sweep demo-1, trial b: dev F1 75.50, exact match 60.00" in header[1]
     assert "Cost: 1 device-hours (cpu-core)" in header[2]
+
+
+@pytest.mark.parametrize("budgets", [[1, 2, 3], None])
+def test_of_a_trunk_s_models_the_recommended_configuration_trains_that_one_alone(
+    tmp_path: Path, budgets: list[int] | None
+) -> None:
+    scored = {1: 60.0, 2: 75.5, 3: 76.0}
+    rows = [
+        model("a", f1, epochs, report=epochs, budget_epochs=epochs, config__optim__schedule="trunk")
+        for epochs, f1 in scored.items()
+    ]
+    train = train_config(tmp_path) | {"num_epochs": 3, "budgets": budgets}
+    train["optim"] |= {"schedule": "trunk"}
+    write_sweep(tmp_path / "sweep", rows, config=manifest().config | {"train": train})
+    write_report(load_sweeps(tmp_path / "sweep"), tmp_path / "out", with_plots=False)
+    config = load_config(TrainConfig, tmp_path / "out" / "recommended.yaml")
+    assert (config.num_epochs, config.finished_epochs) == (2, (2,))
 
 
 def test_a_report_replaces_an_earlier_one_and_leaves_no_recommendation_it_does_not_make(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def test_the_best_so_far_is_followed_over_all_that_was_spent(tmp_path: Path) -> 
     ]
 
 
+def test_peaks_of_memory_are_not_added_up(tmp_path: Path) -> None:
+    found = best_so_far(load_sweeps(write_sweep(tmp_path, [row("a"), row("b")])), "cost.peak_memory_bytes")
+    assert len(found) == 0 and "spent" in found
+
+
 def test_a_loss_falls_and_each_sweep_spends_for_itself(tmp_path: Path) -> None:
     for name in ("1", "2"):
         rows = [row(name, time=float(name), cost__device_s=5.0, eval_loss=float(name))]
