@@ -23,6 +23,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/l
 MISSING = [name for name in ("ssh", "ssh-keygen", "rsync") if not shutil.which(name)] + ([] if SSHD else ["sshd"])
 pytestmark = [
     pytest.mark.timeout(1800),
+    pytest.mark.xfail(" " in sys.executable, reason="`ray up` does not end from such a path", run=False),
     # Not both: in CI a skipped test of Ray fails, and a machine without sshd is no fault of Ray.
     pytest.mark.skip(reason=f"not installed: {', '.join(MISSING)}") if MISSING else pytest.mark.ray,
 ]
